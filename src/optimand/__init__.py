@@ -3,30 +3,32 @@
 A *Problem* knows its optimality conditions, a *Method* finds a value that satisfies them, `solve` runs it, and the
 gradient of the solution follows from the conditions whatever the method was.
 
-The core is imported here; every other room (`optimand.smooth`, `optimand.physics`, ...) is loaded when first touched.
+Everything is loaded when it is first touched (PEP 562), so that `import optimand` costs next to nothing: the names of
+the core (`optimand.solve`, `optimand.Minimize`, ...) and the rooms (`optimand.smooth`, `optimand.physics`, ...).
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
-from .core import *  # noqa: F403
-from .core import __all__ as _core_names
-
 __version__ = "0.1.0"
 
 ROOMS = ("core", "datasets", "informed", "nn", "operators", "physics", "smooth")
 
-__all__ = [*_core_names, *ROOMS, "__version__"]  # noqa: PLE0604
-
 if TYPE_CHECKING:
     from . import core, datasets, informed, nn, operators, physics, smooth  # noqa: F401
+    from .core import *  # noqa: F403
 
 
 def __getattr__(name: str):
     if name in ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
+    if not name.startswith("_"):
+        core = importlib.import_module(f"{__name__}.core")
+        if name in core.__all__:
+            return getattr(core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    core = importlib.import_module(f"{__name__}.core")
+    return sorted({*core.__all__, *ROOMS, "__version__"})
