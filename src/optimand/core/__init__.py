@@ -1,1 +1,58 @@
-__all__: list[str] = []
+"""The core: problems that know their optimality conditions, methods that satisfy them, `solve`, and its derivatives.
+
+Read it in this order: `problem` (what is optimised), `method` (how), `loop` and `solve` (one loop, two drivers),
+`adjoint` (the gradient follows from the conditions). `tracing` is the one mechanism underneath: a user's function is
+traced once, and what it captured becomes data.
+"""
+
+from . import errors as errors
+from .adjoint import Adjoint, Detached, Implicit, OneStep, Unrolled, implicit, root_jvp, root_vjp
+from .budget import Budget, Counters
+from .checkpoint import Checkpoint
+from .constrained import Constrained, PrimalDual
+from .eager import Event
+from .executor import Executor, Failure, ProcessPool, SerialExecutor
+from .fit import Fit
+from .history import History
+from .method import Method
+from .problem import Composite, FixedPoint, LeastSquares, Linear, Minimize, Objective, Problem, Root
+from .progress import Progress
+from .solution import Result, Solution
+from .solve import solve
+
+__all__ = [
+    "Adjoint",
+    "Budget",
+    "Checkpoint",
+    "Composite",
+    "Constrained",
+    "Counters",
+    "Detached",
+    "Event",
+    "Executor",
+    "Failure",
+    "Fit",
+    "FixedPoint",
+    "History",
+    "Implicit",
+    "LeastSquares",
+    "Linear",
+    "Method",
+    "Minimize",
+    "Objective",
+    "OneStep",
+    "PrimalDual",
+    "Problem",
+    "ProcessPool",
+    "Progress",
+    "Result",
+    "Root",
+    "SerialExecutor",
+    "Solution",
+    "Unrolled",
+    "errors",
+    "implicit",
+    "root_jvp",
+    "root_vjp",
+    "solve",
+]

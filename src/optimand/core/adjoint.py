@@ -1,0 +1,384 @@
+r"""How a solution is differentiated.
+
+A solution \(x^\star(\theta)\) with \(F(x^\star, \theta) = 0\) has, by the implicit function theorem, the derivative
+
+$$A\, \partial x^\star = B, \qquad A = -\partial_1 F(x^\star, \theta), \quad B = \partial_2 F(x^\star, \theta),$$
+
+whatever method found it (Blondel et al. 2022, eq. 4). `Implicit` solves this linear system: forward mode with
+\(A u = B v\), reverse mode with \(A^\top u = w\), followed by \(B^\top u\). Products with \(A\) and \(B\) come from
+automatic differentiation of \(F\); no iteration is stored, so memory does not grow with their number. The other
+adjoints are for when the path matters (`Unrolled`), for a cheap biased gradient (`OneStep`) and for none (`Detached`).
+
+The rule differs from `optimistix.ImplicitAdjoint` in three points: the linear solve never raises inside a compiled
+function (a bad one is reported or falls back instead), the gradient of a failed solve is NaN rather than a number, and
+the unknown, the problem and what merely helped to find the solution (guess, method, key) are kept apart.
+"""
+
+import abc
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from .errors import ArgumentError, GradientError, ObjectiveError
+from .tracing import as_arrays, trace_once
+
+__all__ = ["Adjoint", "Detached", "Implicit", "OneStep", "Unrolled", "implicit", "root_jvp", "root_vjp"]
+
+
+class Adjoint(eqx.Module):
+    """How `solve` answers when it is differentiated. Abstract: `Implicit`, `Unrolled`, `OneStep`, `Detached`."""
+
+    @abc.abstractmethod
+    def kind(self) -> str:
+        """One word for the driver: which loop to run."""
+
+
+class Implicit(Adjoint):
+    r"""The implicit function theorem: exact at the solution, memory independent of the number of iterations.
+
+    **Arguments:**
+
+    - `linear_solver`: a `lineax` solver for \(A u = b\). By default: a dense factorisation up to `dense_below`
+      unknowns, above it conjugate gradients if \(A\) is symmetric and GMRES if not; a Krylov solve that misses its tolerance is
+      repeated by conjugate gradients on the normal equations, a singular dense one by the minimum-norm solution.
+    - `ridge`: solve with \(A + \rho I\) instead, for singular or ill-conditioned systems.
+    - `rtol`, `max_steps`: of the default Krylov solvers; `rtol=None` is 1e-8 in float64 and 1e-6 in float32.
+    - `preconditioner`: maps a right-hand side to an approximate solution; symmetric, or used with symmetric \(A\).
+    - `tolerance`: warn when \(\lVert F \rVert\) at the solution exceeds this (times \(1 + \lVert x \rVert\)): then
+      \(x\) is not a solution, and the gradient is not that of one. `None` never looks.
+    - `condition`: another optimality condition `F(value, problem)` to differentiate instead of the problem's own.
+    - `symmetric`: whether \(A\) is symmetric; by default the problem says.
+    - `monitor`: called on the host with a dict (`residual`: relative residual of the linear solve, `optimality`)
+      whenever a derivative is computed.
+    """
+
+    linear_solver: lx.AbstractLinearSolver | None = None
+    ridge: float = 0.0
+    dense_below: int = eqx.field(static=True, default=64)
+    rtol: float | None = eqx.field(static=True, default=None)
+    max_steps: int | None = eqx.field(static=True, default=None)
+    preconditioner: Callable | None = None
+    tolerance: float | None = eqx.field(static=True, default=1e-3)
+    condition: Callable | None = None
+    symmetric: bool | None = eqx.field(static=True, default=None)
+    monitor: Callable | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if isinstance(self.ridge, int | float) and self.ridge < 0:
+            raise ArgumentError("ridge", f"must not be negative, not {self.ridge!r}.")
+        if self.rtol is not None and self.rtol < 0:
+            raise ArgumentError("rtol", f"must not be negative, not {self.rtol!r}.")
+        if self.linear_solver is not None and not isinstance(self.linear_solver, lx.AbstractLinearSolver):
+            raise ArgumentError("linear_solver", f"must be a lineax solver, not {self.linear_solver!r}.")
+
+    def kind(self) -> str:
+        return "implicit"
+
+
+class Unrolled(Adjoint):
+    """Differentiate through the iterations themselves, as many as the budget allows.
+
+    **Arguments:**
+
+    - `checkpoints`: how many states reverse mode keeps; the others are recomputed (`None`: of the order of the square
+      root of the number of steps).
+    - `forward`: make the loop differentiable in forward mode (`jvp`, `jacfwd`) instead of in reverse mode.
+    """
+
+    checkpoints: int | None = eqx.field(static=True, default=None)
+    forward: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        if self.checkpoints is not None and self.checkpoints < 1:
+            raise ArgumentError("checkpoints", f"must be at least 1, not {self.checkpoints!r}.")
+
+    def kind(self) -> str:
+        return "unrolled"
+
+
+class OneStep(Adjoint):
+    """Differentiate one last step of the method, taken at the solution held constant.
+
+    Costs one step and no linear solve; the error is of the order of the method's contraction factor.
+    """
+
+    def kind(self) -> str:
+        return "one step"
+
+
+class Detached(Adjoint):
+    """No derivative: the solution is a constant."""
+
+    def kind(self) -> str:
+        return "detached"
+
+
+# The rule.
+
+
+def differentiable(find: Callable, condition: Callable, params: PyTree, adjoint: Implicit, symmetric: bool):
+    """`find(params)`, a pair (solution, anything else), with implicit derivatives of the solution.
+
+    `condition(solution, params)` is F. Everything in `find` is held constant. The other output carries no derivative;
+    if it has an entry "failed", the derivatives are NaN where that is true.
+    """
+    return _differentiable(find, condition, params, adjoint, symmetric)
+
+
+@eqx.filter_custom_jvp
+def _differentiable(find, condition, params, adjoint, symmetric):
+    return jtu.tree_map(lambda leaf: jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf, find(params))
+
+
+@_differentiable.def_jvp
+def _differentiable_jvp(primals, tangents):
+    find, condition, params, adjoint, symmetric = primals
+    _, _, params_dot, _, _ = tangents
+    value, rest = _differentiable(find, condition, params, adjoint, symmetric)
+    failed = rest["failed"] if isinstance(rest, dict) and "failed" in rest else jnp.array(False)
+    value_dot = _tangent(condition, value, params, params_dot, adjoint, symmetric, failed)
+    rest_dot = jax.custom_derivatives.zero_from_primal(rest, symbolic_zeros=True)
+    return (value, rest), (value_dot, rest_dot)
+
+
+def _tangent(condition, value, params, params_dot, adjoint: Implicit, symmetric: bool, failed):
+    """The tangent of the solution for a tangent of the parameters (leaves of which may be None)."""
+    moving = jtu.tree_map(lambda leaf: leaf is not None, params_dot, is_leaf=lambda leaf: leaf is None)
+    active, fixed = eqx.partition(params, moving)
+    unknown, rest = eqx.partition(value, eqx.is_inexact_array)
+
+    def residual(unknown, active):
+        out = condition(eqx.combine(unknown, rest), eqx.combine(active, fixed))
+        return _like(out, unknown)
+
+    _, rhs = jax.jvp(lambda active: residual(unknown, active), (active,), (params_dot,))
+    at_solution, minus_a = jax.linearize(lambda unknown: residual(unknown, active), unknown)
+    ridge = adjoint.ridge
+
+    def matvec(u):
+        return jtu.tree_map(lambda au, u: -au + ridge * u if _present(ridge) else -au, minus_a(u), u)
+
+    solution = _solve(matvec, rhs, adjoint, symmetric if adjoint.symmetric is None else adjoint.symmetric)
+    if adjoint.tolerance is not None:
+        excess = _norm(at_solution) - adjoint.tolerance * (1 + _norm(unknown))
+        jax.debug.callback(_warn_unsolved, excess, _norm(at_solution))
+    if adjoint.monitor is not None:
+        defect = jtu.tree_map(lambda a, b: a - b, matvec(solution), rhs)
+        measured = {
+            "residual": _norm(defect) / jnp.maximum(_norm(rhs), 1e-30),
+            "optimality": _norm(at_solution),
+        }
+        jax.debug.callback(adjoint.monitor, measured)
+    return jtu.tree_map(lambda leaf: jnp.where(failed, jnp.nan, leaf), solution)
+
+
+def _present(ridge) -> bool:
+    return not (isinstance(ridge, int | float) and ridge == 0)
+
+
+def _like(out, unknown):
+    """The residual with the structure and dtypes of the unknown, or an error that shows both trees."""
+    out = eqx.filter(out, eqx.is_inexact_array)
+    if jtu.tree_structure(out) != jtu.tree_structure(unknown) or [x.shape for x in jtu.tree_leaves(out)] != [
+        x.shape for x in jtu.tree_leaves(unknown)
+    ]:
+        raise ObjectiveError(
+            "optimality",
+            "must return the structure and shapes of the solution.",
+            f"\n  solution:   {_shapes(unknown)}\n  optimality: {_shapes(out)}",
+        )
+    return jtu.tree_map(lambda f, x: f.astype(x.dtype), out, unknown)
+
+
+def _shapes(tree) -> str:
+    return eqx.tree_pformat(tree)
+
+
+def _norm(tree) -> Array:
+    return jnp.sqrt(sum((jnp.sum(jnp.abs(leaf) ** 2) for leaf in jtu.tree_leaves(tree)), start=jnp.zeros(())))
+
+
+def _warn_unsolved(excess, norm):
+    if np.any(np.asarray(excess) > 0):
+        warnings.warn(
+            f"differentiating a point that is not a solution: the norm of its optimality condition is "
+            f"{float(np.max(norm)):.3g}. Solve to a smaller tolerance, or use `Unrolled()` if the path matters.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+# The linear solve A u = b: products only, or dense when small.
+
+
+def _solve(matvec, rhs, adjoint: Implicit, symmetric: bool):
+    size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
+    if size == 0:
+        return rhs
+    if adjoint.linear_solver is not None:
+        method = functools.partial(_by_lineax, adjoint.linear_solver, symmetric)
+    elif size <= adjoint.dense_below:
+        method = _dense
+    else:
+        method = functools.partial(_krylov, adjoint, symmetric)
+    return jax.lax.custom_linear_solve(matvec, rhs, solve=method, transpose_solve=method, symmetric=symmetric)
+
+
+def _by_lineax(solver, symmetric, matvec, rhs):
+    structure = jax.eval_shape(lambda: rhs)
+    tags = {lx.symmetric_tag, lx.positive_semidefinite_tag} if symmetric else set()
+    operator = lx.FunctionLinearOperator(matvec, structure, tags)
+    return lx.linear_solve(operator, rhs, solver, throw=False).value
+
+
+def _dense(matvec, rhs):
+    """LU, or the minimum-norm solution where the matrix is singular to working precision."""
+    flat, unravel = ravel_pytree(rhs)
+    matrix = jax.vmap(lambda e: ravel_pytree(matvec(unravel(e)))[0], out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
+    lu, pivots = jax.scipy.linalg.lu_factor(matrix)
+    diagonal = jnp.abs(jnp.diagonal(lu))
+    regular = diagonal.min() > flat.size * jnp.finfo(flat.dtype).eps * diagonal.max()
+    return unravel(
+        jax.lax.cond(
+            regular,
+            lambda: jax.scipy.linalg.lu_solve((lu, pivots), flat),
+            lambda: jnp.linalg.lstsq(matrix, flat)[0],
+        )
+    )
+
+
+def _krylov(adjoint: Implicit, symmetric: bool, matvec, rhs):
+    dtype = jnp.result_type(*jtu.tree_leaves(rhs))
+    rtol = adjoint.rtol if adjoint.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-6)
+    size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
+    options: dict[str, Any] = {"tol": rtol, "M": adjoint.preconditioner}
+    if symmetric:
+        solution, _ = jax.scipy.sparse.linalg.cg(matvec, rhs, maxiter=adjoint.max_steps or 10 * size, **options)
+    else:
+        restart = min(size, 40)
+        cycles = max(1, (adjoint.max_steps or 10 * size) // restart)
+        solution, _ = jax.scipy.sparse.linalg.gmres(matvec, rhs, restart=restart, maxiter=cycles, **options)
+
+    def defect(u):
+        return _norm(jtu.tree_map(lambda a, b: a - b, matvec(u), rhs))
+
+    def normal_equations(u):
+        (transposed,) = [jax.linear_transpose(matvec, rhs)]
+        product = lambda v: transposed(matvec(v))[0]
+        again, _ = jax.scipy.sparse.linalg.cg(
+            product, transposed(rhs)[0], x0=u, tol=rtol, maxiter=adjoint.max_steps or 10 * size
+        )
+        return jtu.tree_map(functools.partial(jnp.where, defect(again) < defect(u)), again, u)
+
+    finite = jtu.tree_map(jnp.nan_to_num, solution)
+    missed = ~(defect(solution) <= 100 * rtol * _norm(rhs))
+    return jax.lax.cond(missed, normal_equations, lambda u: u, finite)
+
+
+# For any solver, ours or not.
+
+
+def implicit(
+    optimality: Callable,
+    *,
+    has_aux: bool = False,
+    symmetric: bool = False,
+    **options: Any,
+) -> Callable[[Callable], Callable]:
+    r"""Make any solver function differentiable in its parameters.
+
+    **Arguments:**
+
+    - `optimality`: `F(x, *params)`, zero at a solution, with the structure of `x`. See `optimand.core.optimality` for
+      ready-made ones.
+    - `has_aux`: the solver returns `(x, aux)`; `aux` carries no derivative.
+    - `symmetric`: whether the Jacobian of `F` in `x` is symmetric, as it is when `F` is a gradient.
+    - `options`: those of `Implicit` (`linear_solver`, `ridge`, `rtol`, ...).
+
+    **Returns:** a decorator for `solver(guess, *params)`. The guess gets a zero derivative, since it has no influence
+    on the solution. The solver may be anything: JAX code, or SciPy behind `jax.pure_callback`.
+
+    ```python
+    @om.implicit(lambda x, theta: x**2 - theta)
+    def square_root(guess, theta):
+        return jnp.sqrt(theta)
+
+    jax.grad(square_root, argnums=1)(1.0, 4.0)     # 1 / (2 sqrt(4))
+    ```
+
+    Source: Blondel et al. 2022, section 2.1 (`custom_root`).
+    """
+    _refuse_catch_all(optimality, "optimality")
+    adjoint = Implicit(**options)
+
+    def decorate(solver: Callable) -> Callable:
+        @functools.wraps(solver)
+        def solve(guess: PyTree, *params: PyTree):
+            params = as_arrays(params)
+            guess = jax.lax.stop_gradient(as_arrays(guess))
+            complex_leaves = [leaf for leaf in jtu.tree_leaves(guess) if jnp.iscomplexobj(leaf)]
+            if complex_leaves:
+                raise GradientError("guess", "is complex.", "Solve for its real and imaginary parts.")
+
+            def find(params):
+                out = solver(guess, *params)
+                value, aux = out if has_aux else (out, None)
+                return value, {"aux": aux}
+
+            closed_find = eqx.filter_closure_convert(find, params)
+            value_struct = eqx.filter_eval_shape(closed_find, params)[0]
+            condition = trace_once(_Spread(optimality), value_struct, params)
+            value, rest = differentiable(closed_find, condition, params, adjoint, symmetric)
+            return (value, rest["aux"]) if has_aux else value
+
+        return solve
+
+    return decorate
+
+
+class _Spread(eqx.Module):
+    """`F(x, *params)` as a function of two arguments."""
+
+    optimality: Callable
+
+    def __call__(self, value, params):
+        return self.optimality(value, *params)
+
+
+def _refuse_catch_all(fn: Callable, name: str) -> None:
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # builtins have no signature
+        return
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            raise ArgumentError(name, f"takes `**{parameter.name}`: arguments are bound by position.", "Name them.")
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is inspect.Parameter.empty:
+            raise ArgumentError(name, f"has the keyword-only argument `{parameter.name}`.", "Make it positional.")
+
+
+def root_jvp(optimality: Callable, value: PyTree, params: tuple, tangents: tuple, **options: Any) -> PyTree:
+    """The tangent of a solution `value` of `optimality(value, *params) = 0` for tangents of the parameters.
+
+    `options` are those of `Implicit`, and `symmetric`. Source: Blondel et al. 2022, section 2.1.
+    """
+    symmetric = bool(options.pop("symmetric", False))
+    return _tangent(_Spread(optimality), value, params, tangents, Implicit(**options), symmetric, jnp.array(False))
+
+
+def root_vjp(optimality: Callable, value: PyTree, params: tuple, cotangent: PyTree, **options: Any) -> tuple:
+    """The cotangents of the parameters for a cotangent of the solution `value`: one linear solve for all of them."""
+    moving = eqx.filter(params, eqx.is_inexact_array)
+    tangent = lambda dot: root_jvp(optimality, value, params, dot, **options)
+    return jax.linear_transpose(tangent, moving)(cotangent)[0]

@@ -1,0 +1,130 @@
+"""The loop that both drivers of `solve` run: `advance`, over a `Carry`."""
+
+import functools
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import PyTree
+
+from .budget import Budget
+from .errors import ArgumentError
+from .solution import Result, status_code
+
+__all__: list[str] = []
+
+
+class Carry(eqx.Module):
+    """Everything the next step needs, and everything a checkpoint holds. `history` is a ring of rows, one a step."""
+
+    state: PyTree
+    step: Any
+    code: Any
+    bad_leaf: Any
+    history: Any
+    rows: Any
+
+
+class Run(NamedTuple):
+    """What stays the same during a solve."""
+
+    problem: Any
+    method: Any
+    key: Any
+    budget: Budget
+
+
+def read_metrics(run: Run, state) -> dict[str, Any]:
+    metrics = run.method.metrics(run.problem, state)
+    return {name: metrics[name] for name in sorted(metrics)}
+
+
+def _status(run: Run, state):
+    """The code of a state's status, and the number of the first leaf that is not finite (-1: none)."""
+    answer = run.method.answer(run.problem, state)
+    watched = jtu.tree_leaves(eqx.filter(answer, eqx.is_inexact_array))
+    value = read_metrics(run, state).get("value")
+    watched += [] if value is None else [jnp.isnan(value)]
+    finite = [jnp.all(jnp.isfinite(leaf)) if leaf.dtype != bool else ~leaf for leaf in watched]
+    code = status_code(run.method.done(run.problem, state))
+    if not finite:
+        return code, jnp.int32(-1)
+    ok = functools.reduce(jnp.logical_and, finite)
+    bad = jnp.where(ok, -1, jnp.argmin(jnp.stack(finite))).astype(jnp.int32)
+    return jnp.where(ok, code, Result.nonfinite.code).astype(jnp.int32), bad
+
+
+def begin(run: Run, guess: PyTree, record: int):
+    """The carry before the first step, and whether the problem is finite at the guess."""
+    state = run.method.init(run.problem, guess, key=step_key(run.key, -1))
+    code, bad_leaf = _status(run, state)
+    at_guess = [jnp.all(jnp.isfinite(leaf)) for leaf in jtu.tree_leaves(run.problem.at_guess(guess))]
+    sound = functools.reduce(jnp.logical_and, at_guess, jnp.array(True))
+    code = jnp.where(sound, code, Result.nonfinite.code).astype(jnp.int32)
+    names = read_metrics(run, state)
+    dtype = jnp.result_type(jnp.float32, *(jnp.asarray(m).dtype for m in names.values()))
+    history = jnp.full((record, len(names)), jnp.nan, dtype)
+    rows = jnp.full((record,), -1, jnp.int32)
+    return Carry(state, jnp.int32(0), code, bad_leaf, history, rows), sound
+
+
+def step_key(key, step):
+    return None if key is None else jax.random.fold_in(key, jnp.int32(step) + 1)
+
+
+def advance(run: Run, carry: Carry, until, while_loop=None) -> Carry:
+    """Take steps up to number `until`, or until there is a reason to end."""
+    arrays, static = eqx.partition(carry, eqx.is_array)
+
+    def going(arrays):
+        carry = eqx.combine(arrays, static)
+        spent = run.budget.spent(run.method.counters(carry.state))
+        return (carry.code == Result.running.code) & (carry.step < until) & jnp.logical_not(spent)
+
+    def body(arrays):
+        carry = take_step(run, eqx.combine(arrays, static))
+        after, after_static = eqx.partition(carry, eqx.is_array)
+        _same_state(run.method, arrays, after, static, after_static)
+        return after
+
+    loop = jax.lax.while_loop if while_loop is None else while_loop
+    return eqx.combine(loop(going, body, arrays), static)
+
+
+def take_step(run: Run, carry: Carry) -> Carry:
+    new = run.method.step(run.problem, carry.state, key=step_key(run.key, carry.step))
+    code, bad_leaf = _status(run, new)
+    failed = code == Result.nonfinite.code
+    keep = lambda new, old: jnp.where(failed, old, new) if eqx.is_array(new) else new
+    state = jtu.tree_map(keep, new, carry.state)  # the last finite state outlives a step that is not
+    step = jnp.where(failed, carry.step, carry.step + 1).astype(jnp.int32)
+    history, rows = carry.history, carry.rows
+    metrics = read_metrics(run, state)
+    if len(rows) and metrics:
+        slot = jnp.where(failed, carry.step - 1, carry.step) % len(rows)
+        row = jnp.stack([jnp.asarray(m, history.dtype) for m in metrics.values()])
+        history = jax.lax.dynamic_update_index_in_dim(history, row, slot, 0)
+        rows = jax.lax.dynamic_update_index_in_dim(rows, step, slot, 0)
+    return Carry(state, step, code, bad_leaf, history, rows)
+
+
+def _same_state(method, before, after, static_before, static_after) -> None:
+    """A state that changes its structure, shapes or dtypes cannot be looped over: say so, and which leaf."""
+    name = type(method).__name__
+    if jtu.tree_structure(before.state) != jtu.tree_structure(after.state):
+        raise ArgumentError("method", f"{name}.step returns a state of another structure than it was given.")
+    for (path, old), new in zip(jtu.tree_leaves_with_path(before.state), jtu.tree_leaves(after.state), strict=True):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise ArgumentError(
+                "method",
+                f"{name}.step changes state{jtu.keystr(path)} from {old.dtype}{list(old.shape)} to "
+                f"{new.dtype}{list(new.shape)}.",
+            )
+    if not eqx.tree_equal(static_before, static_after):
+        raise ArgumentError("method", f"{name}.step changes a leaf of its state that is not an array.")
+
+
+def finish_code(carry: Carry):
+    return jnp.where(carry.code == Result.running.code, Result.budget_spent.code, carry.code).astype(jnp.int32)
