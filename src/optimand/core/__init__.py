@@ -5,6 +5,7 @@ Read it in this order: `problem` (what is optimised), `method` (how), `loop` and
 traced once, and what it captured becomes data.
 """
 
+from . import checks as checks
 from . import errors as errors
 from .adjoint import Adjoint, Detached, Implicit, OneStep, Unrolled, implicit, root_jvp, root_vjp
 from .budget import Budget, Counters
@@ -50,6 +51,7 @@ __all__ = [
     "SerialExecutor",
     "Solution",
     "Unrolled",
+    "checks",
     "errors",
     "implicit",
     "root_jvp",
