@@ -13,6 +13,7 @@ The standard cases are small strongly convex problems with one solution each, on
 method for another type brings its own `Case`.
 """
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable
@@ -324,10 +325,8 @@ def check_resume_is_bit_equal(case: Case) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.ckpt"
-        try:
+        with contextlib.suppress(_Killed):
             case.run(steps=steps, throw=False, callbacks=[Checkpoint(path, every=1), die])
-        except _Killed:
-            pass
         resumed = case.run(steps=steps, throw=False, resume=path)
     _require(_same_bits(resumed.value, whole.value), case, f"resumed after step {dies_at}, the answer differs")
     _require(_same_bits(resumed.state, whole.state), case, f"resumed after step {dies_at}, the state differs")

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .checkpoint import fingerprint, read_checkpoint
-from .errors import ObjectiveError, OptimandError
+from .errors import ObjectiveError
 from .loop import Carry, Run, advance, begin, finish_code, read_metrics, take_step
 from .solution import Result, Solution
 
@@ -86,10 +86,7 @@ class EagerDriver:
         method = self.run_data.method
         record = 1 if method.host else ROWS
         begin_now = begin if method.host else _compiled_begin
-        try:
-            carry, sound = begin_now(self.run_data, self.guess, record)
-        except OptimandError:
-            raise
+        carry, sound = begin_now(self.run_data, self.guess, record)
         if not bool(sound):
             raise ObjectiveError(
                 "guess",

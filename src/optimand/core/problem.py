@@ -19,7 +19,7 @@ respect to the problem uses the optimality condition only.
 
 import abc
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -50,7 +50,7 @@ class Problem(eqx.Module):
         """F(value), with the structure of `value`; zero at a solution."""
 
     @abc.abstractmethod
-    def traced(self, guess: PyTree) -> Self:
+    def traced(self, guess: PyTree) -> "Problem":
         """This problem with each of its functions traced once, at a guess like this one (its arrays may be abstract).
 
         This is where a function of the wrong kind is found out, before anything is compiled.
