@@ -35,7 +35,7 @@ class Event:
     - `result`: `Result.running`, or how the solve has ended (`final` is then true).
     """
 
-    def __init__(self, driver: "EagerDriver", carry: Carry, rows: list[dict[str, float]], final: bool):
+    def __init__(self, driver: "EagerDriver", carry: Carry, rows: list[dict[str, int | float]], final: bool):
         self._driver = driver
         self.carry = carry
         self.rows = rows
@@ -77,7 +77,7 @@ class EagerDriver:
         self.callbacks = callbacks
         self.rest = rest
         self.columns: dict[str, list] = {"step": []}
-        self.last_row: dict[str, float] = {}
+        self.last_row: dict[str, int | float] = {}
         self.compile_seconds = 0.0
         self.started = time.perf_counter()
 
@@ -177,7 +177,7 @@ class EagerDriver:
             self.last_row = rows[-1]
         return carry, stop
 
-    def _drain(self, carry: Carry, before: int) -> list[dict[str, float]]:
+    def _drain(self, carry: Carry, before: int) -> list[dict[str, int | float]]:
         names = ("step", *read_metrics(self.run_data, carry.state))
         numbers = np.asarray(carry.rows)
         new = np.flatnonzero(numbers > before)

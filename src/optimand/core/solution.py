@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import PyTree
 
 from .budget import Counters
 from .tracing import is_tracer
@@ -42,7 +42,7 @@ class Result(eqx.Module):
         return hash(("Result", int(self.code)))
 
     @property
-    def usable(self) -> Bool[Array, "..."] | Bool[np.ndarray, "..."] | bool:
+    def usable(self) -> Any:
         """Whether the value is an answer: converged, out of budget, or stopped by a callback."""
         return (self.code == 1) | (self.code == 2) | (self.code == 7)
 
