@@ -138,6 +138,7 @@ def differentiable(find: Callable, condition: Callable, params: PyTree, adjoint:
 
 @eqx.filter_custom_jvp
 def _differentiable(find, condition, params, adjoint, symmetric):
+    params = as_arrays(params)  # JAX may hand over a Python float as it is
     return jtu.tree_map(lambda leaf: jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf, find(params))
 
 
@@ -147,7 +148,7 @@ def _differentiable_jvp(primals, tangents):
     _, _, params_dot, _, _ = tangents
     value, rest = _differentiable(find, condition, params, adjoint, symmetric)
     failed = rest["failed"] if isinstance(rest, dict) and "failed" in rest else jnp.array(False)
-    value_dot = _tangent(condition, value, params, params_dot, adjoint, symmetric, failed)
+    value_dot = _tangent(condition, value, as_arrays(params), params_dot, adjoint, symmetric, failed)
     rest_dot = jax.custom_derivatives.zero_from_primal(rest, symbolic_zeros=True)
     return (value, rest), (value_dot, rest_dot)
 

@@ -21,9 +21,9 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .errors import ArgumentError, GuessError
+from .errors import ArgumentError, GuessError, ObjectiveError
 from .problem import Problem
-from .tracing import as_arrays, is_tracer, need_callable, need_floating, need_scalar, trace_function
+from .tracing import as_arrays, is_tracer, need_callable, need_floating, need_scalar, show, trace_function
 
 __all__ = ["Constrained", "PrimalDual"]
 
@@ -97,17 +97,26 @@ class Constrained(Problem):
         if isinstance(guess, PrimalDual):
             return guess
         x = eqx.filter(guess, eqx.is_inexact_array)
-        zeros = lambda fn: jtu.tree_map(
-            lambda s: jnp.zeros(s.shape, s.dtype), eqx.filter_eval_shape(fn, guess, *self.args)
-        )
         like = jtu.tree_map(jnp.zeros_like, x)
-        try:
-            equality = None if self.equality_fn is None else zeros(self.equality_fn)
-            inequality = None if self.inequality_fn is None else zeros(self.inequality_fn)
-        except Exception as error:
-            raise GuessError("guess", f"does not suit the constraints, which raised: {error}") from error
         lower, upper = self.bounds
-        return PrimalDual(guess, equality, inequality, None if lower is None else like, None if upper is None else like)
+        return PrimalDual(
+            guess,
+            self._multipliers("equalities", self.equality_fn, guess),
+            self._multipliers("inequalities", self.inequality_fn, guess),
+            None if lower is None else like,
+            None if upper is None else like,
+        )
+
+    def _multipliers(self, name: str, constraint: Callable | None, guess: PyTree) -> PyTree:
+        """Zeros, one for each number that the constraint returns."""
+        if constraint is None:
+            return None
+        try:
+            shapes = eqx.filter_eval_shape(constraint, guess, *self.args)
+        except Exception as error:
+            raise GuessError("guess", f"does not suit `{name}`, which raised: {error}") from error
+        need_floating(name, shapes)
+        return jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def check(self, guess: PyTree) -> None:
         super().check(guess)
@@ -191,10 +200,19 @@ class Constrained(Problem):
         fn = trace_function("fn", self.fn, x, *self.args)
         need_scalar("fn", fn.output)
         functions: list[Callable | None] = []
-        for name, constraint in (("equalities", self.equality_fn), ("inequalities", self.inequality_fn)):
+        for name, constraint, multipliers in (
+            ("equalities", self.equality_fn, guess.equality),
+            ("inequalities", self.inequality_fn, guess.inequality),
+        ):
             if constraint is not None:
                 constraint = trace_function(name, constraint, x, *self.args)
                 need_floating(name, constraint.output)
+                if _shapes(constraint.output) != _shapes(multipliers):
+                    raise ObjectiveError(
+                        name,
+                        f"must return one shape, which its multipliers have; it returns {show(constraint.output)} "
+                        f"and the multipliers are {show(multipliers)}.",
+                    )
             functions.append(constraint)
         return eqx.tree_at(
             lambda p: (p.fn, p.equality_fn, p.inequality_fn),
@@ -202,6 +220,11 @@ class Constrained(Problem):
             (fn, *functions),
             is_leaf=lambda leaf: leaf is None,
         )
+
+
+def _shapes(tree: PyTree):
+    leaves, structure = jtu.tree_flatten(tree)
+    return structure, [leaf.shape for leaf in leaves]
 
 
 def _inner(a: PyTree, b: PyTree) -> Array:

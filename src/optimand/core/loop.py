@@ -84,10 +84,7 @@ def advance(run: Run, carry: Carry, until, while_loop=None) -> Carry:
         return (carry.code == Result.running.code) & (carry.step < until) & jnp.logical_not(spent)
 
     def body(arrays):
-        carry = take_step(run, eqx.combine(arrays, static))
-        after, after_static = eqx.partition(carry, eqx.is_array)
-        _same_state(run.method, arrays, after, static, after_static)
-        return after
+        return eqx.filter(take_step(run, eqx.combine(arrays, static)), eqx.is_array)
 
     loop = jax.lax.while_loop if while_loop is None else while_loop
     return eqx.combine(loop(going, body, arrays), static)
@@ -95,6 +92,7 @@ def advance(run: Run, carry: Carry, until, while_loop=None) -> Carry:
 
 def take_step(run: Run, carry: Carry) -> Carry:
     new = run.method.step(run.problem, carry.state, key=step_key(run.key, carry.step))
+    _same_state(run.method, carry.state, new)
     code, bad_leaf = _status(run, new)
     failed = code == Result.nonfinite.code
     keep = lambda new, old: jnp.where(failed, old, new) if eqx.is_array(new) else new
@@ -110,20 +108,20 @@ def take_step(run: Run, carry: Carry) -> Carry:
     return Carry(state, step, code, bad_leaf, history, rows)
 
 
-def _same_state(method, before, after, static_before, static_after) -> None:
+def _same_state(method, before, after) -> None:
     """A state that changes its structure, shapes or dtypes cannot be looped over: say so, and which leaf."""
-    name = type(method).__name__
-    if jtu.tree_structure(before.state) != jtu.tree_structure(after.state):
-        raise ArgumentError("method", f"{name}.step returns a state of another structure than it was given.")
-    for (path, old), new in zip(jtu.tree_leaves_with_path(before.state), jtu.tree_leaves(after.state), strict=True):
+    name = f"{type(method).__name__}.step"
+    before, static_before = eqx.partition(before, eqx.is_array)
+    after, static_after = eqx.partition(after, eqx.is_array)
+    if jtu.tree_structure(before) != jtu.tree_structure(after):
+        raise ArgumentError("method", f"{name} returns a state of another structure than it was given.")
+    for (path, old), new in zip(jtu.tree_leaves_with_path(before), jtu.tree_leaves(after), strict=True):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise ArgumentError(
-                "method",
-                f"{name}.step changes state{jtu.keystr(path)} from {old.dtype}{list(old.shape)} to "
-                f"{new.dtype}{list(new.shape)}.",
+                "method", f"{name} changes state{jtu.keystr(path)} from {jax.typeof(old)} to {jax.typeof(new)}."
             )
     if not eqx.tree_equal(static_before, static_after):
-        raise ArgumentError("method", f"{name}.step changes a leaf of its state that is not an array.")
+        raise ArgumentError("method", f"{name} changes a leaf of its state that is not an array.")
 
 
 def finish_code(carry: Carry):
