@@ -181,7 +181,8 @@ def _tangent(condition, value, params, params_dot, adjoint: Implicit, symmetric:
             "optimality": _norm(at_solution),
         }
         jax.debug.callback(adjoint.monitor, measured)
-    return jtu.tree_map(lambda leaf: jnp.where(failed, jnp.nan, leaf), solution)
+    spoil = jnp.where(failed, jnp.nan, 1.0)  # a factor, so that reverse mode meets it too
+    return jtu.tree_map(lambda leaf: leaf * spoil.astype(leaf.dtype), solution)
 
 
 def _present(ridge) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .errors import ArgumentError, GuessError
 from .problem import Objective
-from .tracing import Traced, as_arrays, need_callable, need_scalar, trace_function
+from .tracing import as_arrays, need_callable, need_scalar, trace_function
 
 __all__ = ["Fit"]
 
@@ -44,7 +44,8 @@ class Fit(Objective):
         batch_size: int | None = None,
         chunk: int | None = None,
     ):
-        self.loss = need_callable(loss, "loss")
+        need_callable(loss, "loss")
+        self.loss = loss if _takes_key(loss) else _Keyless(loss)
         self.model = model
         self.data = jtu.tree_map(jnp.asarray, data)
         sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jtu.tree_leaves(self.data)}
@@ -102,8 +103,7 @@ class Fit(Objective):
     def traced(self, guess: PyTree) -> "Fit":
         example = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        loss = self.loss if _takes_key(self.loss) else _Keyless(self.loss)
-        loss = trace_function("loss", loss, guess, example, key)
+        loss = trace_function("loss", self.loss, guess, example, key)
         need_scalar("loss", loss.output)
         return eqx.tree_at(lambda p: (p.loss, p.model), self, (loss, None), is_leaf=lambda leaf: leaf is None)
 
@@ -119,8 +119,6 @@ class _Keyless(eqx.Module):
 
 
 def _takes_key(loss: Callable) -> bool:
-    if isinstance(loss, Traced):
-        return True
     try:
         inspect.signature(loss).bind(None, None, None)
     except TypeError:

@@ -59,8 +59,8 @@ def solve(
     - `resume`: the path of a checkpoint written by `Checkpoint`, to go on from. The bits are those of a run that was
       never interrupted.
     - `record`: how many of the last steps are kept in the history of a solve inside a transformation.
-    - `throw`: raise `SolveError`, with the best finite value so far, if the solve ends without an answer. By default an
-      eager solve raises and a transformed one does not; its `result` says.
+    - `throw`: raise `SolveError`, with the best finite value so far, if the solve ends without an answer. By default a
+      solve raises unless `jit` or `vmap` hide how it ended; then its `result` says, and its derivatives are NaN.
 
     **Returns:** a `Solution`. Running out of budget is not an error: look at `solution.result`.
 
