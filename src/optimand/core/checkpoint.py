@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .errors import ArgumentError, CheckpointError
+from .solution import Result
 from .tracing import Traced
 
 __all__ = ["Checkpoint"]
@@ -131,8 +132,10 @@ def read_checkpoint(path: Any, like: PyTree, identity: dict[str, str]) -> tuple[
     carry = jtu.tree_map(
         lambda old, new: jax.random.wrap_key_data(new) if _is_key(old) else new, like, carry, is_leaf=_is_key
     )
-    code = carry.code
-    return eqx.tree_at(lambda c: c.code, carry, jnp.where(code >= 6, 0, code).astype(jnp.int32)), history
+    cut_short = (Result.budget_spent, Result.interrupted, Result.stopped)  # and can go on
+    if any(int(carry.code) == result.code for result in cut_short):
+        carry = eqx.tree_at(lambda c: c.code, carry, jnp.asarray(Result.running.code))
+    return carry, history
 
 
 def _is_key(leaf) -> bool:
