@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from optimand.report.record import slugify
 from optimand.studies import Claim, Findings, Run, Table, cards
-from optimand.studies.base import slugify
 
 
 def test_a_claim_holds_exactly_where_its_figure_meets_the_bar():

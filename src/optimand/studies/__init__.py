@@ -5,5 +5,6 @@
 
 from .base import Claim, Findings, Run, Table
 from .registry import Card, cards, find, load
+from .runner import run_study
 
-__all__ = ["Card", "Claim", "Findings", "Run", "Table", "cards", "find", "load"]
+__all__ = ["Card", "Claim", "Findings", "Run", "Table", "cards", "find", "load", "run_study"]

@@ -24,7 +24,6 @@ import dataclasses
 import io
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +32,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Claim", "Findings", "Run", "Table", "slugify"]
+from optimand.report.record import slugify, write_whole
+
+__all__ = ["Claim", "Findings", "Run", "Table"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,22 +191,3 @@ class Run:
 
     def _checkpoint(self, label: str) -> Path:
         return self.folder / "checkpoints" / f"{slugify(label)}.ckpt"
-
-
-def slugify(text: str) -> str:
-    """A file name made of the letters and digits of a text: "Error, MoE (K=4)" -> "error-moe-k-4"."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all, whenever the process is killed."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
