@@ -1,0 +1,70 @@
+"""Pytrees of arrays as vectors: the few operations that iterations are written in."""
+
+import functools
+import math
+import operator
+from typing import Any
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+__all__ = ["add", "combine", "dot", "dtype_of", "norm", "scale", "select", "size", "subtract", "zeros_like"]
+
+
+def add(x: PyTree, y: PyTree, factor: Any = None) -> PyTree:
+    """x + y, or x + factor * y."""
+    if factor is None:
+        return jtu.tree_map(operator.add, x, y)
+    return jtu.tree_map(lambda x, y: (x + factor * y).astype(x.dtype), x, y)
+
+
+def subtract(x: PyTree, y: PyTree) -> PyTree:
+    """x - y."""
+    return jtu.tree_map(operator.sub, x, y)
+
+
+def scale(factor: Any, x: PyTree) -> PyTree:
+    """factor * x, in the dtype of x."""
+    return jtu.tree_map(lambda x: (factor * x).astype(x.dtype), x)
+
+
+def combine(coefficients: Array, stacked: PyTree) -> PyTree:
+    """The sum over i of coefficients[i] * stacked[i], for leaves with a leading axis."""
+    return jtu.tree_map(lambda leaf: jnp.tensordot(coefficients.astype(leaf.dtype), leaf, axes=1), stacked)
+
+
+def dot(x: PyTree, y: PyTree) -> Array:
+    """The inner product <x, y>."""
+    return _sum(jnp.vdot(a, b) for a, b in zip(jtu.tree_leaves(x), jtu.tree_leaves(y), strict=True))
+
+
+def norm(x: PyTree) -> Array:
+    """The Euclidean norm, with derivative zero (not NaN) at zero."""
+    squared = _sum(jnp.sum(jnp.square(leaf)) for leaf in jtu.tree_leaves(x))
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0).astype(squared.dtype)
+
+
+def select(condition: Any, x: PyTree, y: PyTree) -> PyTree:
+    """x where the condition holds, else y."""
+    return jtu.tree_map(lambda x, y: jnp.where(condition, x, y), x, y)
+
+
+def zeros_like(x: PyTree) -> PyTree:
+    """Zero, in the shape of x."""
+    return jtu.tree_map(jnp.zeros_like, x)
+
+
+def size(x: PyTree) -> int:
+    """The number of unknowns."""
+    return sum(math.prod(leaf.shape) for leaf in jtu.tree_leaves(x))
+
+
+def dtype_of(x: PyTree) -> Any:
+    """The dtype that scalars computed from x have."""
+    return jnp.result_type(*(leaf.dtype for leaf in jtu.tree_leaves(x)))
+
+
+def _sum(terms) -> Array:
+    return functools.reduce(operator.add, terms)
