@@ -52,15 +52,19 @@ class Implicit(Adjoint):
     - `linear_solver`: a `lineax` solver for \(A u = b\). By default: a dense factorisation up to `dense_below`
       unknowns, above it conjugate gradients if \(A\) is symmetric and GMRES if not; a Krylov solve that misses its tolerance is
       repeated by conjugate gradients on the normal equations, a singular dense one by the minimum-norm solution.
-    - `ridge`: solve with \(A + \rho I\) instead, for singular or ill-conditioned systems.
+    - `ridge`: move the eigenvalues of \(A\) away from zero by this much, for singular or ill-conditioned systems.
     - `rtol`, `max_steps`: of the default Krylov solvers; `rtol=None` is 1e-8 in float64 and 1e-6 in float32.
-    - `preconditioner`: maps a right-hand side to an approximate solution; symmetric, or used with symmetric \(A\).
+    - `preconditioner`: maps a right-hand side to an approximate solution; symmetric, or used with symmetric \(A\),
+      which is then \(+\partial_1 F\): the Hessian of an objective.
     - `tolerance`: warn when \(\lVert F \rVert\) at the solution exceeds this (times \(1 + \lVert x \rVert\)): then
       \(x\) is not a solution, and the gradient is not that of one. `None` never looks.
     - `condition`: another optimality condition `F(value, problem)` to differentiate instead of the problem's own.
     - `symmetric`: whether \(A\) is symmetric; by default the problem says.
-    - `monitor`: called on the host with a dict (`residual`: relative residual of the linear solve, `optimality`)
-      whenever a derivative is computed.
+    - `monitor`: called on the host with a dict (`residual`: relative residual of the linear solve, `optimality`:
+      the norm of \(F\), `solved`: whether the linear system was) whenever a derivative is computed.
+
+    A linear system that is singular or could not be solved is answered as well as can be, by the minimum-norm or the
+    least-squares solution, and a `RuntimeWarning` says so.
     """
 
     linear_solver: lx.AbstractLinearSolver | None = None
@@ -164,25 +168,46 @@ def _tangent(condition, value, params, params_dot, adjoint: Implicit, symmetric:
         return _like(out, unknown)
 
     _, rhs = jax.jvp(lambda active: residual(unknown, active), (active,), (params_dot,))
-    at_solution, minus_a = jax.linearize(lambda unknown: residual(unknown, active), unknown)
-    ridge = adjoint.ridge
-
-    def matvec(u):
-        return jtu.tree_map(lambda au, u: -au + ridge * u if _present(ridge) else -au, minus_a(u), u)
-
-    solution = _solve(matvec, rhs, adjoint, symmetric if adjoint.symmetric is None else adjoint.symmetric)
-    if adjoint.tolerance is not None:
-        excess = _norm(at_solution) - adjoint.tolerance * (1 + _norm(unknown))
-        jax.debug.callback(_warn_unsolved, excess, _norm(at_solution))
-    if adjoint.monitor is not None:
-        defect = jtu.tree_map(lambda a, b: a - b, matvec(solution), rhs)
-        measured = {
-            "residual": _norm(defect) / jnp.maximum(_norm(rhs), 1e-30),
-            "optimality": _norm(at_solution),
-        }
-        jax.debug.callback(adjoint.monitor, measured)
+    at_solution, derivative = jax.linearize(lambda unknown: residual(unknown, active), unknown)
+    symmetric = symmetric if adjoint.symmetric is None else adjoint.symmetric
+    matvec, sign = _operator(derivative, unknown, adjoint.ridge, symmetric)
+    rhs = jtu.tree_map(lambda b: -sign * b, rhs)
+    solution = _solve(matvec, rhs, adjoint, symmetric, at_solution)
+    _look_at(at_solution, unknown, adjoint)
     spoil = jnp.where(failed, jnp.nan, 1.0)  # a factor, so that reverse mode meets it too
     return jtu.tree_map(lambda leaf: leaf * spoil.astype(leaf.dtype), solution)
+
+
+def _operator(derivative, unknown, ridge, symmetric: bool):
+    """The system matrix as products, and its sign relative to the derivative of F.
+
+    It is +dF where that is symmetric, so that the Hessian of an objective is the positive matrix which conjugate
+    gradients and Cholesky expect, and -dF (the I - dT of a fixed point) where it is not. The ridge is added with the
+    sign of the matrix, as far as one product can tell it: a residual may rise (x - prox) or fall (T - x).
+    """
+    sign = 1.0 if symmetric else -1.0
+    matvec = derivative if symmetric else lambda u: jtu.tree_map(jnp.negative, derivative(u))
+    if not _present(ridge):
+        return matvec, sign
+    flat, unravel = ravel_pytree(unknown)
+    probe = unravel(jnp.cos(1.0 + jnp.arange(flat.size, dtype=flat.dtype)))
+    inner = sum(jtu.tree_leaves(jtu.tree_map(lambda a, b: jnp.sum(a * b), matvec(probe), probe)))
+    shift = jax.lax.stop_gradient(jnp.where(inner < 0, -ridge, ridge))
+    return lambda u: jtu.tree_map(lambda au, u: au + shift.astype(u.dtype) * u, matvec(u), u), sign
+
+
+def _look_at(at_solution, unknown, adjoint: Implicit) -> None:
+    """Warn if F is not zero."""
+    if adjoint.tolerance is not None:
+        norm = _norm(at_solution)
+        bad = ~(norm <= adjoint.tolerance * (1 + _norm(unknown)))
+        _call_if(bad, _warn_unsolved, norm)
+
+
+def _call_if(predicate, callback, *args) -> None:
+    """Call the host only when there is something to say: a call costs more than many a linear solve."""
+    tell = lambda: jax.debug.callback(callback, predicate, *args)
+    jax.lax.cond(predicate, tell, lambda: None)
 
 
 def _present(ridge) -> bool:
@@ -211,8 +236,8 @@ def _norm(tree) -> Array:
     return jnp.sqrt(sum((jnp.sum(jnp.abs(leaf) ** 2) for leaf in jtu.tree_leaves(tree)), start=jnp.zeros(())))
 
 
-def _warn_unsolved(excess, norm):
-    if np.any(np.asarray(excess) > 0):
+def _warn_unsolved(bad, norm):
+    if np.any(bad):  # under vmap both branches of a cond run
         warnings.warn(
             f"differentiating a point that is not a solution: the norm of its optimality condition is "
             f"{float(np.max(norm)):.3g}. Solve to a smaller tolerance, or use `Unrolled()` if the path matters.",
@@ -221,27 +246,58 @@ def _warn_unsolved(excess, norm):
         )
 
 
+def _warn_singular(bad, residual):
+    if np.any(bad):
+        warnings.warn(
+            f"the linear system of a derivative is singular or was not solved (relative residual "
+            f"{float(np.max(residual)):.3g}): the solution may not be unique. The derivative is that of least norm; "
+            f"`Implicit(ridge=...)` regularises it.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 # The linear solve A u = b: products only, or dense when small.
 
 
-def _solve(matvec, rhs, adjoint: Implicit, symmetric: bool):
+def _solve(matvec, rhs, adjoint: Implicit, symmetric: bool, at_solution=None, start=None):
     size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
     if size == 0:
         return rhs
     if adjoint.linear_solver is not None:
-        method = functools.partial(_by_lineax, adjoint.linear_solver, symmetric)
+        method = functools.partial(_by_lineax, adjoint.linear_solver, symmetric, start)
     elif size <= adjoint.dense_below:
         method = _dense
     else:
-        method = functools.partial(_krylov, adjoint, symmetric)
-    return jax.lax.custom_linear_solve(matvec, rhs, solve=method, transpose_solve=method, symmetric=symmetric)
+        method = functools.partial(_krylov, adjoint, symmetric, start)
+
+    def watched(matvec, rhs):
+        solution, solved = method(matvec, rhs)
+        if adjoint.monitor is not None:
+            measured = {"residual": _relative(matvec, solution, rhs), "solved": solved}
+            if at_solution is not None:
+                measured["optimality"] = _norm(at_solution)
+            jax.debug.callback(adjoint.monitor, measured)
+        if adjoint.tolerance is not None:
+            _call_if(~solved, _warn_singular, _relative(matvec, solution, rhs))
+        return solution
+
+    return jax.lax.custom_linear_solve(matvec, rhs, solve=watched, transpose_solve=watched, symmetric=symmetric)
 
 
-def _by_lineax(solver, symmetric, matvec, rhs):
+def _relative(matvec, solution, rhs):
+    """|A u - b| / |b|."""
+    defect = jtu.tree_map(lambda a, b: a - b, matvec(solution), rhs)
+    return _norm(defect) / jnp.maximum(_norm(rhs), jnp.finfo(jnp.float32).tiny)
+
+
+def _by_lineax(solver, symmetric, start, matvec, rhs):
     structure = jax.eval_shape(lambda: rhs)
     tags = {lx.symmetric_tag, lx.positive_semidefinite_tag} if symmetric else set()
     operator = lx.FunctionLinearOperator(matvec, structure, tags)
-    return lx.linear_solve(operator, rhs, solver, throw=False).value
+    options = {} if start is None else {"y0": start}
+    answer = lx.linear_solve(operator, rhs, solver, options=options, throw=False)
+    return answer.value, answer.result == lx.RESULTS.successful
 
 
 def _dense(matvec, rhs):
@@ -251,20 +307,19 @@ def _dense(matvec, rhs):
     lu, pivots = jax.scipy.linalg.lu_factor(matrix)
     diagonal = jnp.abs(jnp.diagonal(lu))
     regular = diagonal.min() > flat.size * jnp.finfo(flat.dtype).eps * diagonal.max()
-    return unravel(
-        jax.lax.cond(
-            regular,
-            lambda: jax.scipy.linalg.lu_solve((lu, pivots), flat),
-            lambda: jnp.linalg.lstsq(matrix, flat)[0],
-        )
+    solution = jax.lax.cond(
+        regular,
+        lambda: jax.scipy.linalg.lu_solve((lu, pivots), flat),
+        lambda: jnp.linalg.lstsq(matrix, flat)[0],
     )
+    return unravel(solution), regular
 
 
-def _krylov(adjoint: Implicit, symmetric: bool, matvec, rhs):
+def _krylov(adjoint: Implicit, symmetric: bool, start, matvec, rhs):
     dtype = jnp.result_type(*jtu.tree_leaves(rhs))
     rtol = adjoint.rtol if adjoint.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-6)
     size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
-    options: dict[str, Any] = {"tol": rtol, "M": adjoint.preconditioner}
+    options: dict[str, Any] = {"tol": rtol, "M": adjoint.preconditioner, "x0": start}
     if symmetric:
         solution, _ = jax.scipy.sparse.linalg.cg(matvec, rhs, maxiter=adjoint.max_steps or 10 * size, **options)
     else:
@@ -284,8 +339,9 @@ def _krylov(adjoint: Implicit, symmetric: bool, matvec, rhs):
         return jtu.tree_map(functools.partial(jnp.where, defect(again) < defect(u)), again, u)
 
     finite = jtu.tree_map(jnp.nan_to_num, solution)
-    missed = ~(defect(solution) <= 100 * rtol * _norm(rhs))
-    return jax.lax.cond(missed, normal_equations, lambda u: u, finite)
+    enough = 100 * rtol * _norm(rhs)
+    solution = jax.lax.cond(~(defect(solution) <= enough), normal_equations, lambda u: u, finite)
+    return solution, defect(solution) <= 100 * enough
 
 
 # For any solver, ours or not.
@@ -295,7 +351,7 @@ def implicit(
     optimality: Callable,
     *,
     has_aux: bool = False,
-    symmetric: bool = False,
+    symmetric: bool | None = None,
     **options: Any,
 ) -> Callable[[Callable], Callable]:
     r"""Make any solver function differentiable in its parameters.
@@ -305,7 +361,8 @@ def implicit(
     - `optimality`: `F(x, *params)`, zero at a solution, with the structure of `x`. See `optimand.core.optimality` for
       ready-made ones.
     - `has_aux`: the solver returns `(x, aux)`; `aux` carries no derivative.
-    - `symmetric`: whether the Jacobian of `F` in `x` is symmetric, as it is when `F` is a gradient.
+    - `symmetric`: whether the Jacobian of `F` in `x` is symmetric, as it is when `F` is a gradient. By default the
+      attribute `symmetric` of `optimality` says, which those of `optimand.core.optimality` have, and else it is not.
     - `options`: those of `Implicit` (`linear_solver`, `ridge`, `rtol`, ...).
 
     **Returns:** a decorator for `solver(guess, *params)`. The guess gets a zero derivative, since it has no influence
@@ -321,8 +378,9 @@ def implicit(
 
     Source: Blondel et al. 2022, section 2.1 (`custom_root`).
     """
-    _refuse_catch_all(optimality, "optimality")
+    refuse_catch_all(optimality, "optimality")
     adjoint = Implicit(**options)
+    symmetric = is_symmetric(optimality) if symmetric is None else symmetric
 
     def decorate(solver: Callable) -> Callable:
         @functools.wraps(solver)
@@ -358,7 +416,13 @@ class _Spread(eqx.Module):
         return self.optimality(value, *params)
 
 
-def _refuse_catch_all(fn: Callable, name: str) -> None:
+def is_symmetric(optimality: Callable) -> bool:
+    """Whether a condition says that its Jacobian is symmetric."""
+    return bool(getattr(optimality, "symmetric", False))
+
+
+def refuse_catch_all(fn: Callable, name: str) -> None:
+    """Raise if arguments cannot be bound by position."""
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):  # builtins have no signature
@@ -375,12 +439,38 @@ def root_jvp(optimality: Callable, value: PyTree, params: tuple, tangents: tuple
 
     `options` are those of `Implicit`, and `symmetric`. Source: Blondel et al. 2022, section 2.1.
     """
-    symmetric = bool(options.pop("symmetric", False))
-    return _tangent(_Spread(optimality), value, params, tangents, Implicit(**options), symmetric, jnp.array(False))
+    adjoint = Implicit(**options)
+    return _tangent(_Spread(optimality), value, params, tangents, adjoint, is_symmetric(optimality), jnp.array(False))
 
 
-def root_vjp(optimality: Callable, value: PyTree, params: tuple, cotangent: PyTree, **options: Any) -> tuple:
-    """The cotangents of the parameters for a cotangent of the solution `value`: one linear solve for all of them."""
-    moving = eqx.filter(params, eqx.is_inexact_array)
-    tangent = lambda dot: root_jvp(optimality, value, params, dot, **options)
-    return jax.linear_transpose(tangent, moving)(cotangent)[0]
+def root_vjp(
+    optimality: Callable,
+    value: PyTree,
+    params: tuple,
+    cotangent: PyTree,
+    *,
+    start: PyTree = None,
+    with_adjoint: bool = False,
+    **options: Any,
+) -> Any:
+    """The cotangents of the parameters for a cotangent of the solution `value`: one linear solve for all of them.
+
+    With `with_adjoint` it returns the pair (cotangents, u), where u solves the linear system; handed back as `start`
+    when the problem has changed a little, as in an outer iteration, it saves an iterative solver most of its work.
+    `options` are those of `Implicit`, and `symmetric`. Source: Blondel et al. 2022, section 2.1.
+    """
+    adjoint = Implicit(**options)
+    symmetric = is_symmetric(optimality) if adjoint.symmetric is None else adjoint.symmetric
+    active, fixed = eqx.partition(params, eqx.is_inexact_array)
+    unknown, rest = eqx.partition(value, eqx.is_inexact_array)
+
+    def residual(unknown, active):
+        return _like(optimality(eqx.combine(unknown, rest), *eqx.combine(active, fixed)), unknown)
+
+    at_solution, pullback = jax.vjp(residual, unknown, active)
+    transposed, sign = _operator(lambda u: pullback(u)[0], unknown, adjoint.ridge, symmetric)
+    w = jtu.tree_map(lambda w, x: jnp.asarray(w, x.dtype), eqx.filter(cotangent, eqx.is_array_like), unknown)
+    u = _solve(transposed, w, adjoint, symmetric, at_solution, start)
+    _look_at(at_solution, unknown, adjoint)
+    cotangents = pullback(jtu.tree_map(lambda u: -sign * u, u))[1]
+    return (cotangents, u) if with_adjoint else cotangents
