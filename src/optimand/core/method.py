@@ -25,7 +25,9 @@ class Method(eqx.Module):
     - `problem`: the type of problem it solves, or a tuple of types.
     - `reference`: the key of its source in `references.bib`.
     - `host`: its step runs Python that cannot be traced (SciPy, a simulator, a language model). Nothing else changes:
-      gradients, `jit` and `vmap` still work, through a callback.
+      gradients, `jit` and `vmap` still work, through a callback. (On the CPU a callback with arrays above 100 kB waits
+      for a thread of the runtime: as many compiled host solves at once, from threads of your own, as the machine has
+      cores can wait for each other for ever. Set `jax_cpu_enable_async_dispatch` to False before you do that.)
     - `stochastic`: it draws random numbers, so `solve` insists on a key.
     - `requires_x64`: it is wrong or useless in single precision, and is refused there.
     """

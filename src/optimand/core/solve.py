@@ -240,14 +240,44 @@ def _find_on_host(method, guess, key, budget, record, problem):
          "steps": jax.ShapeDtypeStruct((), np.int32), "counters": counters},
     )  # fmt: skip
 
-    def on_host(arrays):
-        method, guess, key, problem = eqx.combine(jtu.tree_map(jnp.asarray, arrays), static)
-        key = None if key is None else jax.random.wrap_key_data(key)
-        solution = EagerDriver(problem, method, guess, key, budget).run()
+    config: Any = jax.config
+    x64 = bool(config.jax_enable_x64)
+    dtypes = jtu.tree_map(lambda leaf: np.dtype(leaf.dtype), arrays)
+
+    def on_host(bits):
+        with jax.enable_x64(x64):
+            arrays = jtu.tree_map(lambda leaf, dtype: jnp.asarray(_from_bits(leaf, dtype)), bits, dtypes)
+            method, guess, key, problem = eqx.combine(arrays, static)
+            key = None if key is None else jax.random.wrap_key_data(key)
+            solution = EagerDriver(problem, method, guess, key, budget).run()
         rest = {"failed": ~np.asarray(solution.result.usable), "code": solution.result.code,
                 "steps": solution.steps, "counters": solution.counters}  # fmt: skip
-        return jtu.tree_map(lambda leaf, s: np.asarray(leaf, s.dtype), (solution.value, rest), shapes)
+        results = jtu.tree_map(lambda leaf, s: np.asarray(leaf, s.dtype), (solution.value, rest), shapes)
+        return jtu.tree_map(lambda leaf, s: leaf.reshape(*leaf.shape, 1).view(s.dtype).reshape(s.shape), results, passed)
 
-    value, rest = jax.pure_callback(on_host, shapes, arrays, vmap_method="sequential")
+    passed = jax.eval_shape(lambda tree: jtu.tree_map(_to_bits, tree), shapes)
+    bits = jax.pure_callback(on_host, passed, jtu.tree_map(_to_bits, arrays), vmap_method="sequential")
+    back = lambda leaf, s: leaf if leaf.dtype == s.dtype else jax.lax.bitcast_convert_type(leaf, s.dtype)
+    value, rest = jtu.tree_map(back, bits, shapes)
     empty = {"history": jnp.zeros((0, 0)), "rows": jnp.zeros((0,), jnp.int32), "state": None, "names": None}
     return value, {**rest, **empty}
+
+
+def _to_bits(leaf):
+    """Eight-byte numbers as pairs of four-byte ones.
+
+    A callback may run in a thread of the runtime, where `jax.enable_x64` is not in force; JAX would round what it hands
+    over to single precision there.
+    """
+    if jnp.iscomplexobj(leaf):
+        leaf = jnp.stack([leaf.real, leaf.imag], -1)
+    return jax.lax.bitcast_convert_type(leaf, jnp.uint32) if leaf.dtype.itemsize == 8 else leaf
+
+
+def _from_bits(leaf, dtype: np.dtype) -> np.ndarray:
+    leaf = np.ascontiguousarray(leaf)
+    if leaf.dtype == dtype:
+        return leaf
+    extra = 1 if dtype.kind != "c" else 2 if dtype.itemsize == 16 else 1
+    flat = leaf.reshape(*leaf.shape[: leaf.ndim - extra], -1)
+    return flat.view(dtype)[..., 0]

@@ -1,0 +1,66 @@
+"""Independent tasks: the same results whatever runs them, and failures that do not spread."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import optimand as om
+
+
+def seeded(item, seed):
+    return item * 10 + seed[0] + seed[1]
+
+
+def fails_on_two(item, seed):
+    if item == 2:
+        raise ValueError("two")
+    return item
+
+
+def fails_once(item, seed):
+    marker = Path(item) / str(seed[1])
+    if not marker.exists():
+        marker.touch()
+        raise OSError("not yet")
+    return seed[1]
+
+
+def dies_once(item, seed):
+    marker = Path(item) / f"died{seed[1]}"
+    if seed[1] == 1 and not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return seed[1]
+
+
+EXECUTORS = [om.SerialExecutor(), om.ProcessPool(workers=2)]
+engines = pytest.mark.parametrize("executor", EXECUTORS, ids=lambda e: type(e).__name__)
+
+
+@engines
+def test_results_come_in_the_order_of_the_items_with_their_seeds(executor):
+    assert executor.map(seeded, [1, 2, 3], seed=100) == [110, 121, 132]
+
+
+@engines
+def test_a_task_that_raises_becomes_a_failure_and_ends_no_other(executor):
+    results = executor.map(fails_on_two, [1, 2, 3])
+    assert results[0] == 1 and results[2] == 3
+    assert isinstance(results[1], om.Failure)
+    assert results[1].tries == 2 and "ValueError: two" in results[1].error and "fails_on_two" in results[1].traceback
+
+
+@engines
+def test_a_task_is_tried_again(executor, tmp_path):
+    assert executor.map(fails_once, [str(tmp_path)] * 3) == [0, 1, 2]
+
+
+def test_a_worker_that_dies_takes_nothing_along(tmp_path):
+    assert om.ProcessPool(workers=2).map(dies_once, [str(tmp_path)] * 3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("arguments", [{"workers": 0}, {"retries": -1}, {"threads": 0}, {"workers": 1.5}])
+def test_bad_numbers_are_refused(arguments, as_a_user):
+    with pytest.raises(om.errors.ArgumentError, match=next(iter(arguments))):
+        om.ProcessPool(**arguments)
