@@ -18,7 +18,8 @@ _Value = TypeVar("_Value")
 
 class Result(eqx.Module):
     """How a solve ended: `Result.converged`, `.budget_spent`, `.nonfinite`, `.infeasible`, `.diverged`,
-    `.interrupted`, `.stopped` (by a callback), or `.running`.
+    `.interrupted`, `.stopped` (by a callback, or by a method that can get no further at this precision) or
+    `.running`.
 
     It is one integer array `code`, so it passes through `jit` and `vmap`; `==` compares codes element by element and
     `str` names them. `Result.converged.code` is what a method's `done` may return.
