@@ -1,0 +1,95 @@
+"""Gradient descent and L-BFGS on problems with known answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optimand as om
+from optimand.smooth import LBFGS, GradientDescent
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def test_lbfgs_solves_rosenbrock_with_little_more_than_one_evaluation_a_step():
+    solution = om.solve(om.Minimize(rosenbrock), LBFGS(), jnp.zeros(20))
+    assert solution.result == om.Result.converged
+    np.testing.assert_allclose(solution.value, 1.0, atol=1e-6)
+    assert solution.counters.gradients <= 1.3 * solution.steps
+
+
+def test_lbfgs_ends_on_a_quadratic_with_the_newton_direction_in_a_few_steps():
+    matrix = jnp.diag(jnp.array([1.0, 10.0, 100.0, 1000.0]))
+    problem = om.Minimize(lambda x: 0.5 * x @ matrix @ x - jnp.sum(x))
+    solution = om.solve(problem, LBFGS(tolerance=1e-9), jnp.zeros(4))
+    np.testing.assert_allclose(solution.value, 1 / jnp.diagonal(matrix), rtol=1e-8)
+    assert solution.steps < 40
+
+
+def test_lbfgs_direction_is_that_of_the_two_loop_recursion():
+    problem = om.Minimize(rosenbrock)
+    solution = om.solve(problem, LBFGS(memory=4), jnp.full(6, 0.3), budget=om.Budget(steps=12))
+    state = solution.state
+    q, pairs = state.gradient, [(s, y) for s, y in zip(state.s, state.y, strict=True) if s @ y != 0]
+    assert len(pairs) == 4
+    alphas = []
+    for s, y in reversed(pairs):
+        alphas.append(s @ q / (s @ y))
+        q = q - alphas[-1] * y
+    r = q * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ pairs[-1][1])
+    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+        r = r + s * (alpha - y @ r / (s @ y))
+    np.testing.assert_allclose(state.direction, -r, rtol=1e-8)
+
+
+def test_the_line_search_never_goes_up():
+    solution = om.solve(om.Minimize(rosenbrock), GradientDescent(tolerance=1e-3), jnp.zeros(3))
+    assert np.all(np.diff(solution.history["value"]) <= 1e-12)
+
+
+def test_a_pytree_with_leaves_of_two_dtypes_keeps_them():
+    target = {"a": jnp.ones(2, jnp.float32), "b": jnp.full(3, 2.0)}
+    problem = om.Minimize(lambda x: jnp.sum((x["a"] - target["a"]) ** 2) + jnp.sum((x["b"] - target["b"]) ** 4))
+    for method in (LBFGS(tolerance=1e-5), GradientDescent(tolerance=1e-5)):
+        value = om.solve(problem, method, {"a": jnp.zeros(2, jnp.float32), "b": jnp.zeros(3)}).value
+        assert value["a"].dtype == jnp.float32
+        np.testing.assert_allclose(value["a"], 1.0, atol=1e-3)
+        np.testing.assert_allclose(value["b"], 2.0, atol=3e-2)
+
+
+def test_a_search_that_finds_nothing_ends_the_solve_as_stopped():
+    problem = om.Minimize(lambda x: jnp.sum(jnp.where(x > 0.5, x, jnp.nan)))
+    for method in (LBFGS(max_trials=5), GradientDescent(max_trials=5)):
+        solution = om.solve(problem, method, jnp.array([0.5 + 1e-12]))
+        assert solution.result == om.Result.stopped
+        assert solution.steps <= 2
+
+
+def test_lbfgs_refuses_random_batches():
+    problem = om.Fit(lambda w, row: jnp.sum((w - row) ** 2), jnp.zeros(2), jnp.ones((8, 2)), batch_size=2)
+    with pytest.raises(om.errors.ArgumentError, match="batches"):
+        om.solve(problem, LBFGS(), key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        (lambda: LBFGS(tolerance=-1.0), "tolerance"),
+        (lambda: LBFGS(memory=0), "memory"),
+        (lambda: LBFGS(decrease=0.7), "decrease"),
+        (lambda: LBFGS(max_trials=0), "max_trials"),
+        (lambda: GradientDescent(-0.1), "step_size"),
+        (lambda: GradientDescent(first_step=0.0), "first_step"),
+    ],
+)
+def test_bad_arguments_are_named(make, name):
+    with pytest.raises(om.errors.ArgumentError, match=name):
+        make()
