@@ -1,0 +1,198 @@
+"""The commands. Each is short: what it does lives in `studies`, `report`, or beside this file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .guard import guarded
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Optimisation problems that contain physics, constraints, inner problems, simulators and learned models.",
+    epilog="Exit codes: 0 done, 1 a claim does not hold or a solve failed, 2 misuse, 130 stopped by Ctrl-C.",
+)
+
+
+def _studies(incomplete: str) -> list[tuple[str, str]]:
+    from optimand.studies.registry import cards
+
+    return [(card.slug, card.title) for card in cards().values() if card.slug.startswith(incomplete)]
+
+
+def _rooms(incomplete: str) -> list[str]:
+    from .listing import rooms
+
+    return [room for room in [*rooms(), "studies"] if room.startswith(incomplete)]
+
+
+def _version(wanted: bool | None) -> None:
+    if wanted:
+        from optimand import __version__
+
+        print(f"optimand {__version__}")
+        raise typer.Exit
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, the last of stdout.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to; it must be empty.", show_default=False)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE ...", help="Change settings.", show_default=False)
+]
+Quick = Annotated[bool, typer.Option("--quick", help="The same at a size that ends in seconds.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = None,
+) -> None:
+    pass
+
+
+@app.command("list")
+@guarded
+def list_(
+    room: Annotated[str | None, typer.Argument(metavar="[ROOM]", help="Only this room.", autocompletion=_rooms)] = None,
+    as_json: Json = False,
+) -> None:
+    """Methods and studies, with their papers."""
+    from .listing import show_list
+
+    show_list(room, as_json)
+
+
+@app.command()
+@guarded
+def run(
+    study: Annotated[
+        str, typer.Argument(metavar="SLUG", help="A study, or a .py file with one.", autocompletion=_studies)
+    ],
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed.  [default: 0]", show_default=False)] = None,
+    seeds: Annotated[list[int] | None, typer.Option(metavar="N ...", help="Several.", show_default=False)] = None,
+    assignments: Set = None,
+    quick: Quick = False,
+    out: Out = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> int:
+    """Run a study, and print its claims.
+
+    Without --out the folder is runs/SLUG-1, or the next number that is free.
+    """
+    from .running import run_one
+
+    chosen = [*(seeds or []), *([] if seed is None else [seed])] or None
+    return run_one(study, chosen, assignments or [], quick, out, resume, not quiet, as_json)
+
+
+@app.command()
+@guarded
+def solve(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Defines `problem`, `method` and `guess`.")],
+    assignments: Set = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the key, unless the file has a `key`.")] = 0,
+    out: Out = None,
+    resume: Resume = False,
+    save_every: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Between checkpoints.")] = 10.0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> int:
+    """Solve the problem of your own Python file.
+
+    The file defines `problem`, `method` and `guess`, and if it likes `budget`, `key`, `report(solution)` (returns numbers
+    by name, or `Findings`) and `claims(metrics)`. --set changes any top-level name that the file assigns a number, a text,
+    a bool, None or a tuple of them.
+    """
+    from .solving import solve_file
+
+    return solve_file(file, assignments or [], seed, out, resume, save_every, not quiet, as_json)
+
+
+@app.command()
+@guarded
+def verify(
+    studies: Annotated[
+        list[str] | None, typer.Argument(metavar="[SLUG ...]", help="All by default.", autocompletion=_studies)
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Run seeds 0 to N-1.", metavar="N")] = 3,
+    quick: Quick = False,
+    out: Out = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> int:
+    """Run studies over seeds, and print every claim.
+
+    Each claim stands with its measured figure, its bar and the paper's figure; exit 1 if one does not hold.
+    """
+    from .running import verify_all
+
+    return verify_all(studies or [], seeds, quick, out, resume, not quiet, as_json)
+
+
+@app.command()
+@guarded
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Folders of runs, or of `verify`.")],
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write a page of results from all of them here.", show_default=False)
+    ] = None,
+    benchmarks: Annotated[Path, typer.Option(help="Folder of benchmark results for that page.")] = Path(
+        "benchmarks/results"
+    ),
+) -> None:
+    """Write the report of a run anew.
+
+    With --markdown, a page of results from all the runs given, as docs/results.md.
+    """
+    from .running import write_reports
+
+    write_reports(runs, markdown, benchmarks)
+
+
+@app.command()
+@guarded
+def compare(first: RunFolder, second: RunFolder, as_json: Json = False) -> None:
+    """Two runs side by side.
+
+    What differs in their settings, versions and machines; their metrics and claims beside each other.
+    """
+    from .running import compare_two
+
+    compare_two(first, second, as_json)
+
+
+@app.command()
+@guarded
+def cite(
+    name: Annotated[str, typer.Argument(help="A method, a study, or a key of the bibliography.")],
+) -> None:
+    """Print the BibTeX of the source of a method or study."""
+    from .listing import show_citation
+
+    show_citation(name)
+
+
+@app.command()
+@guarded
+def doctor(as_json: Json = False) -> int:
+    """Examine this installation.
+
+    Versions, devices, optional parts, and whether a small solve and its gradient come out right.
+    """
+    from .doctor import examine
+
+    return examine(as_json)
+
+
+def command() -> Any:
+    """The commands, for documentation tools."""
+    return typer.main.get_command(app)
