@@ -1,1 +1,37 @@
-__all__: list[str] = []
+"""Differentiable physics: derivatives of fields on grids, and simulators.
+
+A simulator is a pure map from a state to the next; its array fields are the physical parameters, and derivatives with
+respect to them, to the state and to controls are those of the map.
+"""
+
+from .fourier import (
+    divergence,
+    gaussian_field,
+    spectral_derivative,
+    spectral_laplacian,
+    velocity_from_vorticity,
+    vorticity_from_velocity,
+    wave_numbers,
+)
+from .stencils import (
+    backward_derivative,
+    first_derivative,
+    periodic_first_derivative,
+    periodic_second_derivative,
+    second_derivative,
+)
+
+__all__ = [
+    "backward_derivative",
+    "divergence",
+    "first_derivative",
+    "gaussian_field",
+    "periodic_first_derivative",
+    "periodic_second_derivative",
+    "second_derivative",
+    "spectral_derivative",
+    "spectral_laplacian",
+    "velocity_from_vorticity",
+    "vorticity_from_velocity",
+    "wave_numbers",
+]
