@@ -7,6 +7,7 @@ traced once, and what it captured becomes data.
 
 from . import checks as checks
 from . import errors as errors
+from . import optimality as optimality
 from .adjoint import Adjoint, Detached, Implicit, OneStep, Unrolled, implicit, root_jvp, root_vjp
 from .budget import Budget, Counters
 from .checkpoint import Checkpoint
@@ -54,6 +55,7 @@ __all__ = [
     "checks",
     "errors",
     "implicit",
+    "optimality",
     "root_jvp",
     "root_vjp",
     "solve",
