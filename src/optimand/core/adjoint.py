@@ -171,7 +171,9 @@ def _tangent(condition, value, params, params_dot, adjoint: Implicit, symmetric:
     at_solution, derivative = jax.linearize(lambda unknown: residual(unknown, active), unknown)
     symmetric = symmetric if adjoint.symmetric is None else adjoint.symmetric
     matvec, sign = _operator(derivative, unknown, adjoint.ridge, symmetric)
-    rhs = jtu.tree_map(lambda b: -sign * b, rhs)
+    # A leaf that does not depend on the tangent would be a constant under transposition, where all or none may be.
+    tie = sum((0 * jnp.sum(b) for b in jtu.tree_leaves(rhs)), start=jnp.zeros(()))
+    rhs = jtu.tree_map(lambda b: -sign * b + tie.astype(b.dtype), rhs)
     solution = _solve(matvec, rhs, adjoint, symmetric, at_solution)
     _look_at(at_solution, unknown, adjoint)
     spoil = jnp.where(failed, jnp.nan, 1.0)  # a factor, so that reverse mode meets it too
@@ -397,7 +399,12 @@ def implicit(
                 return value, {"aux": aux}
 
             closed_find = eqx.filter_closure_convert(find, params)
-            value_struct = eqx.filter_eval_shape(closed_find, params)[0]
+            shape_of = lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+            value_struct = jtu.tree_map(
+                lambda leaf: shape_of(leaf) if eqx.is_array_like(leaf) else leaf,  # a Python integer becomes an array
+                eqx.filter_eval_shape(closed_find, params)[0],
+                is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct),
+            )
             condition = trace_once(_Spread(optimality), value_struct, params)
             value, rest = differentiable(closed_find, condition, params, adjoint, symmetric)
             return (value, rest["aux"]) if has_aux else value
