@@ -18,7 +18,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .adjoint import Adjoint, Implicit, differentiable
+from .adjoint import Adjoint, Implicit, differentiable, is_symmetric
 from .budget import Budget, Counters
 from .eager import EagerDriver
 from .errors import ArgumentError, Interrupted, PairingError, SolveError
@@ -166,8 +166,10 @@ def _solve_traced(problem, method, guess, key, budget, adjoint, record) -> Solut
     match adjoint.kind():
         case "implicit":
             find = eqx.Partial(_find_on_host if method.host else _find, method, guess, key, budget, record)
-            condition = _condition if adjoint.condition is None else _Condition(adjoint.condition)
-            value, rest = differentiable(find, condition, problem, adjoint, problem.symmetric)
+            own = adjoint.condition is None
+            condition = _condition if own else _Condition(adjoint.condition)
+            symmetric = problem.symmetric if own else is_symmetric(adjoint.condition)
+            value, rest = differentiable(find, condition, problem, adjoint, symmetric)
         case "unrolled":
             if method.host:
                 raise ArgumentError(
