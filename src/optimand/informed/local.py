@@ -21,7 +21,7 @@ __all__ = ["LocalProblem"]
 
 
 class LocalProblem(eqx.Module):
-    """The least-squares problem of one expert.
+    """The least-squares problem of one expert; its methods are for one, and a stack of problems goes through `vmap`.
 
     - `terms`: values of the differential terms of the basis at the points, in the order of `names`.
     - `offsets`: what is added to the weighted terms.
@@ -31,11 +31,11 @@ class LocalProblem(eqx.Module):
     - `pointwise(q, x, params)`: the residual at a point.
     """
 
-    terms: Float[Array, "terms points unknowns"]
-    offsets: Float[Array, "terms points"]
-    points: Float[Array, "points axes"]
-    matrix: Float[Array, "rows unknowns"]
-    target: Float[Array, " rows"]
+    terms: Float[Array, "*experts terms points unknowns"]
+    offsets: Float[Array, "*experts terms points"]
+    points: Float[Array, "*experts points axes"]
+    matrix: Float[Array, "*stack rows unknowns"]
+    target: Float[Array, "*stack rows"]
     params: PyTree
     pointwise: Callable
     names: tuple[str, ...] = eqx.field(static=True)
@@ -44,7 +44,7 @@ class LocalProblem(eqx.Module):
     @property
     def unknowns(self) -> int:
         """N, the number of weights."""
-        return self.terms.shape[2]
+        return self.terms.shape[-1]
 
     def _phi(self, q: Float[Array, " terms"], x: Float[Array, " axes"]) -> Float[Array, " components"]:
         return jnp.atleast_1d(self.pointwise(dict(zip(self.names, q, strict=True)), x, self.params))
