@@ -137,7 +137,7 @@ def curves(
 
 
 def scaling(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    lines: Mapping[str, tuple[Any, Any]],
     *,
     xlabel: str,
     ylabel: str,
@@ -155,13 +155,10 @@ def scaling(
             sizes, costs = next(iter(lines.values()))
             ends = np.array([min(sizes), max(sizes)], float)
             place.plot(ends, costs[0] * (ends / ends[0]) ** slope, color=style.INK, linewidth=1, linestyle=":")
-            place.annotate(
-                f"slope {slope:g}",
-                (ends[1], costs[0] * (ends[1] / ends[0]) ** slope),
-                fontsize=9,
-                ha="right",
-                va="bottom",
-            )
+            middle = float(np.sqrt(ends[0] * ends[1]))
+            height = costs[0] * (middle / ends[0]) ** slope
+            offset = {"xytext": (6, -4), "textcoords": "offset points", "ha": "left", "va": "top"}
+            place.annotate(f"slope {slope:g}", (middle, height), fontsize=9, color=style.INK, **offset)
         return _dress(figure, place, xlabel, ylabel, title, "xy", len(lines))
 
 

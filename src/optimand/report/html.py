@@ -124,8 +124,9 @@ def _figure(folder: Path, entry: Mapping[str, str]) -> dict[str, str]:
     svg, png = (folder / f"{entry['file']}.{kind}" for kind in ("svg", "png"))
     path, kind = (svg, "svg+xml") if svg.stat().st_size <= _SVG_UP_TO else (png, "png")
     data = base64.b64encode(path.read_bytes()).decode()
-    width = round(96 * float(entry["inches"]))
-    return {"caption": entry["caption"], "source": f"data:image/{kind};base64,{data}", "width": str(width)}
+    width = 96 * float(entry["inches"])  # at which it is drawn; below `least` its text would be too small to read
+    shown = {"width": str(round(width)), "least": str(round(0.65 * width))}
+    return {"caption": entry["caption"], "source": f"data:image/{kind};base64,{data}", **shown}
 
 
 def _drawn_history(folder: Path) -> dict[str, str] | None:
