@@ -13,6 +13,7 @@ from .fourier import (
     vorticity_from_velocity,
     wave_numbers,
 )
+from .soft_discs import SoftDiscs, bidisperse
 from .stencils import (
     backward_derivative,
     first_derivative,
@@ -22,7 +23,9 @@ from .stencils import (
 )
 
 __all__ = [
+    "SoftDiscs",
     "backward_derivative",
+    "bidisperse",
     "divergence",
     "first_derivative",
     "gaussian_field",
