@@ -4,6 +4,7 @@ A simulator is a pure map from a state to the next; its array fields are the phy
 respect to them, to the state and to controls are those of the map.
 """
 
+from .diffusion_sorption import DiffusionSorption, DiffusionSorptionState
 from .fourier import (
     divergence,
     gaussian_field,
@@ -13,6 +14,9 @@ from .fourier import (
     vorticity_from_velocity,
     wave_numbers,
 )
+from .navier_stokes import NavierStokes2D, NavierStokes2DState, subsample, taylor_green
+from .rollout import SimulationError, Trajectory, rollout
+from .simulator import Simulator, SteadySimulator
 from .soft_discs import SoftDiscs, bidisperse
 from .stencils import (
     backward_derivative,
@@ -23,7 +27,15 @@ from .stencils import (
 )
 
 __all__ = [
+    "DiffusionSorption",
+    "DiffusionSorptionState",
+    "NavierStokes2D",
+    "NavierStokes2DState",
+    "SimulationError",
+    "Simulator",
     "SoftDiscs",
+    "SteadySimulator",
+    "Trajectory",
     "backward_derivative",
     "bidisperse",
     "divergence",
@@ -31,9 +43,12 @@ __all__ = [
     "gaussian_field",
     "periodic_first_derivative",
     "periodic_second_derivative",
+    "rollout",
     "second_derivative",
     "spectral_derivative",
     "spectral_laplacian",
+    "subsample",
+    "taylor_green",
     "velocity_from_vorticity",
     "vorticity_from_velocity",
     "wave_numbers",
