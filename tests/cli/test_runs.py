@@ -1,5 +1,6 @@
 """`run`, `verify`, `report` and `compare`: exit codes, the last line of JSON, and what is refused."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -148,6 +149,17 @@ def test_compare_shows_what_differs(optimand, verified):
     )
     code, out, _ = optimand("compare", *seeds)
     assert code == 0 and "change" in out and "holds" in out
+
+
+def test_a_full_disk_ends_a_run_with_a_message(optimand, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("optimand.report.record.write_figures", full)
+    code, _, err = optimand("run", QUADRATICS, "--quick", "-q", "--out", tmp_path / "a")
+    assert code == 1 and "No space left on device" in err and "Traceback" not in err
+    monkeypatch.undo()
+    assert optimand("run", QUADRATICS, "-q", "--out", tmp_path / "a", "--resume")[0] == 0
 
 
 def test_doctor_finds_a_working_installation(optimand):

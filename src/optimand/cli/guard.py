@@ -1,5 +1,6 @@
 """From exceptions to messages and exit codes."""
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from collections.abc import Callable
 import typer
 
 __all__ = ["guarded"]
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nobody's mistake in the program: no traceback
 
 
 def guarded(command: Callable) -> Callable:
@@ -23,7 +26,7 @@ def guarded(command: Callable) -> Callable:
             sys.stderr.close()
             code = 0
         except Exception as error:
-            code = _code_of(error)
+            code = 1 if getattr(error, "errno", None) in _DISK else _code_of(error)
             if code is None:
                 raise
             say(f"error: {_message(error)}")

@@ -56,7 +56,7 @@ def _classes(folder: Path) -> tuple[dict[str, ast.ClassDef], set[str]]:
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 named = any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets)
                 if named and isinstance(node.value, ast.List):
-                    public |= {item.value for item in node.value.elts if isinstance(item, ast.Constant)}
+                    public |= {str(item.value) for item in node.value.elts if isinstance(item, ast.Constant)}
     return classes, public
 
 

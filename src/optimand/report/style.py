@@ -4,6 +4,7 @@ The colours are those of Okabe and Ito (2008), which people with any common colo
 also differs in lightness; fields use `viridis`, signed fields a diverging map, errors `magma`.
 """
 
+import sys
 from contextlib import AbstractContextManager
 
 __all__ = ["COLOURS", "house_style"]
@@ -21,8 +22,9 @@ HEIGHT = 2.7
 def house_style() -> AbstractContextManager:
     """A context in which figures are drawn in the house style, without a display."""
     import matplotlib
+    from cycler import cycler
 
-    if "matplotlib.backends" not in __import__("sys").modules:
+    if "matplotlib.pyplot" not in sys.modules:  # nobody has chosen a display yet, and none is needed
         matplotlib.use("Agg")
     return matplotlib.rc_context(
         {
@@ -44,7 +46,7 @@ def house_style() -> AbstractContextManager:
             "axes.spines.right": False,
             "axes.grid": True,
             "axes.axisbelow": True,
-            "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+            "axes.prop_cycle": cycler(color=COLOURS),
             "grid.color": PALE,
             "grid.linewidth": 0.6,
             "lines.linewidth": 1.8,

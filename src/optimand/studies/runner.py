@@ -48,13 +48,12 @@ def run_study(
     settings = make(module.Settings, assignments, getattr(module, "QUICK", {}) if quick else {})
     folder = record.open_folder(folder, resume=resume)
     about, settings = _begin(card, module, folder, settings, seeds, quick, bool(assignments))
-    seeds = about["seeds"] if seeds is None else list(seeds)
+    numbers: list[int] = about["seeds"] if seeds is None else list(seeds)
     if nested is None:
         nested = len(about["seeds"]) > 1 or any(folder.glob("seed-*"))
     metrics: list[dict[str, float]] = []
-    clock = time.perf_counter()
     try:
-        for seed in seeds:
+        for seed in numbers:
             place = folder / f"seed-{seed}" if nested else folder
             metrics.append(_one_seed(card, module, place, settings, seed, resume, about, verbose))
     except KeyboardInterrupt as error:
@@ -62,13 +61,15 @@ def run_study(
         raise
     if not nested:
         return record.read_json(folder / "metrics.json")
+    columns = {name: [found[name] for found in metrics if name in found] for found in metrics for name in found}
+    ended = [record.read_json(folder / f"seed-{seed}" / "metrics.json") for seed in numbers]
     found = {
         **_head(card),
-        "seeds": list(seeds),
-        "metrics": {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]},
-        "spread": {name: _spread([m[name] for m in metrics]) for name in metrics[0]},
+        "seeds": numbers,
+        "metrics": {name: float(np.mean(column)) for name, column in columns.items()},
+        "spread": {name: _spread(column) for name, column in columns.items()},
         "claims": _claims(module, metrics, settings),
-        "seconds": time.perf_counter() - clock,
+        "seconds": sum(float(seed["seconds"]) for seed in ended),
         "date": record.today(),
     }
     return _finish(folder, found)
