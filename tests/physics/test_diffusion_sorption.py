@@ -76,6 +76,21 @@ def test_derivatives_with_respect_to_parameters_and_initial_value():
     np.testing.assert_allclose(forward, gradient[0], rtol=1e-9)
 
 
+def test_second_derivatives_with_respect_to_parameters():
+    soil = DiffusionSorption(cells=8, early_substeps=2, first_substeps=8)
+
+    def loss(theta):
+        changed = eqx.tree_at(lambda s: (s.sorption, s.exponent), soil, (3.5e-4 * theta[0], 0.874 * theta[1]))
+        return jnp.sum(rollout(changed, changed.initial(0.0), steps=6).final.u ** 2)
+
+    gradient = jax.jit(jax.grad(loss))
+    theta, step = jnp.ones(2), 1e-5
+    hessian = jax.jit(jax.jacfwd(jax.grad(loss)))(theta)
+    shifts = step * jnp.eye(2)
+    differences = [(gradient(theta + shift) - gradient(theta - shift)) / (2 * step) for shift in shifts]
+    np.testing.assert_allclose(hessian, differences, rtol=1e-5)
+
+
 def test_batches_single_precision_and_zero_concentration():
     with jax.enable_x64(False):
         soil = DiffusionSorption(cells=16, early_substeps=4, first_substeps=20)

@@ -232,7 +232,8 @@ class DiffusionSorption(Simulator):
         """The z with z = known + size f(z).
 
         Newton's method finds it outside of differentiation. One more Newton step with a constant Jacobian then changes
-        the value no more, and has the derivative that the implicit function theorem gives.
+        the value no more, and has the derivative that the implicit function theorem gives; a second one has the second
+        derivative too, which the Hessian of a misfit needs.
         """
         tolerance = 1e-11 if known.dtype == jnp.float64 else 3e-6
 
@@ -255,4 +256,4 @@ class DiffusionSorption(Simulator):
         start = (jax.lax.stop_gradient(guess), jnp.asarray(jnp.inf, known.dtype), 0)
         z, change, _ = jax.lax.while_loop(go_on, iterate, start)
         z = jnp.where(change <= 1e3 * tolerance, z, jnp.nan)  # a stage without an answer must not pass for one
-        return newton(self, jax.lax.stop_gradient(z), known, size)
+        return newton(self, newton(self, jax.lax.stop_gradient(z), known, size), known, size)
