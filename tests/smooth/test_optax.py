@@ -7,14 +7,7 @@ import optax
 import pytest
 
 import optimand as om
-from optimand.core.checks import CHECKS, standard_case
 from optimand.smooth import Adam, Optax
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("method", [Optax(optax.sgd(0.2)), Adam(0.1, clip=1.0)], ids=["sgd", "adam"])
-def test_conforms(method, check):
-    check(standard_case(method, steps=150))
 
 
 @pytest.mark.parametrize(

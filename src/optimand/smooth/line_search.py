@@ -12,6 +12,7 @@ Value and gradient are evaluated together: with a well-scaled direction the firs
 then a step of the method costs one evaluation.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -22,7 +23,7 @@ from jaxtyping import Array, PyTree
 
 from .vectors import add, dot, select
 
-__all__ = ["Step", "backtrack", "evaluated"]
+__all__ = ["Step", "backtrack", "constant", "evaluated", "stay"]
 
 
 class Step(NamedTuple):
@@ -46,23 +47,25 @@ def backtrack(
     *,
     decrease: Any = 1e-4,
     max_trials: int = 20,
+    reference: Any = None,
 ) -> Step:
     """Shorten `first` until the step `x + length * direction` is good enough. If none is, the last one is returned.
 
-    **Arguments:** `value` and `slope` are those at `x`; `decrease` is c above.
+    **Arguments:** `value` and `slope` are those at `x`; `decrease` is c above. `reference` takes the place of `value` in
+    the condition: a larger one makes the search nonmonotone.
 
     The length is found with everything held constant, and the point it leads to is differentiable: so a method that
     searches can be unrolled in both modes, and the derivative ignores only that the length would change.
     """
-    constant = lambda tree: jtu.tree_map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, tree)
     fixed_problem, origin, heading = constant((problem, x, direction))
     value0, slope0, first = jax.lax.stop_gradient((value, slope, jnp.asarray(first, value.dtype)))
+    reference = value0 if reference is None else jax.lax.stop_gradient(reference)
     allowance = jnp.finfo(value.dtype).eps * jnp.abs(value0)
 
     def trial(carry):
         length, _, _, trials, _ = carry
         value, gradient = fixed_problem.value_and_gradient(add(origin, heading, length))
-        armijo = value <= value0 + decrease * length * slope0
+        armijo = value <= reference + decrease * length * slope0
         flat = (value <= value0 + allowance) & (dot(gradient, heading) <= (2 * decrease - 1) * slope0)
         accepted = (armijo | flat) & jnp.isfinite(value)
         parabola = -slope0 * length**2 / (2 * (value - value0 - slope0 * length))
@@ -74,7 +77,7 @@ def backtrack(
     start = (first, value0, jtu.tree_map(jnp.zeros_like, origin), jnp.int32(0), jnp.array(False))
     length, new_value, new_gradient, trials, accepted = jax.lax.while_loop(searching, trial, start)
     new = add(x, direction, length)
-    new_value, new_gradient = evaluated(problem, new, (new_value, new_gradient))
+    new_value, new_gradient = evaluated(_value_and_gradient, (problem, new), (new_value, new_gradient))
     return Step(new, new_value, new_gradient, length, trials, accepted)
 
 
@@ -84,22 +87,29 @@ def stay(accepted: Array, step: Step, x: PyTree, value: Array, gradient: PyTree)
 
 
 @eqx.filter_custom_jvp
-def evaluated(problem: Any, x: PyTree, known: PyTree):
-    """`problem.value_and_gradient(x)`, which is `known`: nothing is computed until it is differentiated."""
-    del problem, x
+def evaluated(fn: Callable, arguments: tuple, known: PyTree):
+    """`fn(*arguments)`, which is `known`: nothing is computed until it is differentiated.
+
+    This is how what was found inside a loop that holds everything constant is given its derivative.
+    """
+    del fn, arguments
     return known
 
 
 @evaluated.def_jvp
 def _evaluated_jvp(primals, tangents):
-    problem, x, known = primals
-    problem_dot, x_dot, _ = tangents
-    moving = lambda dots: jtu.tree_map(lambda leaf: leaf is not None, dots, is_leaf=lambda leaf: leaf is None)
-    active, fixed = eqx.partition((problem, x), moving((problem_dot, x_dot)))
-
-    def evaluate(active):
-        problem, x = eqx.combine(active, fixed)
-        return problem.value_and_gradient(x)
-
-    _, known_dot = jax.jvp(evaluate, (active,), ((problem_dot, x_dot),))
+    fn, arguments, known = primals
+    _, arguments_dot, _ = tangents
+    moving = jtu.tree_map(lambda leaf: leaf is not None, arguments_dot, is_leaf=lambda leaf: leaf is None)
+    active, fixed = eqx.partition(arguments, moving)
+    _, known_dot = jax.jvp(lambda active: fn(*eqx.combine(active, fixed)), (active,), (arguments_dot,))
     return known, known_dot
+
+
+def constant(tree: PyTree) -> PyTree:
+    """The same, held constant under differentiation."""
+    return jtu.tree_map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, tree)
+
+
+def _value_and_gradient(problem, x):
+    return problem.value_and_gradient(x)

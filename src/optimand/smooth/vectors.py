@@ -42,8 +42,8 @@ def dot(x: PyTree, y: PyTree) -> Array:
 def norm(x: PyTree) -> Array:
     """The Euclidean norm, with derivative zero (not NaN) at zero."""
     squared = _sum(jnp.sum(jnp.square(leaf)) for leaf in jtu.tree_leaves(x))
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0).astype(squared.dtype)
+    zero = squared == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared))).astype(squared.dtype)
 
 
 def select(condition: Any, x: PyTree, y: PyTree) -> PyTree:

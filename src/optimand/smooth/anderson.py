@@ -1,0 +1,105 @@
+r"""Anderson acceleration of a fixed-point iteration.
+
+With the residual \(r_k = T(x_k) - x_k\) and the differences \(\Delta X, \Delta R\) of the last m points and residuals,
+
+$$\gamma_k = \arg\min_\gamma \lVert r_k - \Delta R\, \gamma \rVert, \qquad
+  x_{k+1} = x_k + \beta r_k - (\Delta X + \beta \Delta R)\, \gamma_k$$
+
+(Walker and Ni 2011, section 2, the unconstrained form; Anderson 1965). The least-squares problem is solved by its normal
+equations with a ridge relative to their trace: m is small, and the Gram matrix costs one product with the memory a step.
+"""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from ..core.budget import Counters
+from ..core.method import Method
+from ..core.problem import FixedPoint
+from .arguments import need_count, need_not_negative, need_positive
+from .vectors import norm
+
+__all__ = ["Anderson"]
+
+
+class AndersonState(eqx.Module):
+    """The differences are oldest first, zero where there is none yet; `gram` is dR dR'."""
+
+    x: Float[Array, "unknowns"]
+    residual: Float[Array, "unknowns"]
+    dx: Float[Array, "memory unknowns"]
+    dr: Float[Array, "memory unknowns"]
+    gram: Float[Array, "memory memory"]
+    value: PyTree
+    counters: Counters
+
+
+class Anderson(Method):
+    """Anderson acceleration: one application of the map a step, and GMRES-like convergence near the solution.
+
+    The first choice for `FixedPoint`. For an expansive map try a smaller `damping`; where the map is cheap to
+    differentiate and high accuracy is wanted, `Newton` on the corresponding `Root`.
+
+    **Arguments:**
+
+    - `memory`: m, differences to remember.
+    - `damping`: beta.
+    - `ridge`: regularisation of the least-squares problem, relative to the mean diagonal of its Gram matrix; at least
+      the rounding error of the dtype is used.
+    - `tolerance`: converged when the norm of T(x) - x is at most this.
+
+    Raises `ArgumentError`, naming the argument, for a number out of its range.
+    """
+
+    problem = FixedPoint
+    reference: ClassVar[str] = "walker2011anderson"
+
+    memory: int = eqx.field(static=True, default=5)
+    damping: Any = 1.0
+    ridge: Any = 1e-12
+    tolerance: Any = 1e-6
+
+    def __check_init__(self):
+        need_count("memory", self.memory)
+        need_positive("damping", self.damping)
+        need_not_negative("ridge", self.ridge)
+        need_not_negative("tolerance", self.tolerance)
+
+    def init(self, problem: FixedPoint, guess: PyTree, *, key: Array | None) -> AndersonState:
+        x, _ = ravel_pytree(guess)
+        image, _ = ravel_pytree(problem.apply(guess))
+        differences = jnp.zeros((self.memory, x.size), x.dtype)
+        gram = jnp.zeros((self.memory, self.memory), x.dtype)
+        counters = Counters.zero().add(residuals=1)
+        return AndersonState(x, image - x, differences, differences, gram, guess, counters)
+
+    def step(self, problem: FixedPoint, state: AndersonState, *, key: Array | None) -> AndersonState:
+        _, unravel = ravel_pytree(state.value)
+        r = state.residual
+        eps = jnp.finfo(r.dtype).eps
+        scale = jnp.trace(state.gram) / self.memory
+        missing = jnp.diagonal(state.gram) == 0
+        ridge = jnp.maximum(self.ridge, 10 * eps).astype(r.dtype) * scale + jnp.where(missing, 1, 0)
+        gamma = jnp.linalg.solve(state.gram + jnp.diag(ridge), state.dr @ r)
+        x = state.x + self.damping * r - gamma @ (state.dx + self.damping * state.dr)
+        x = x.astype(r.dtype)
+        value = unravel(x)
+        image, _ = ravel_pytree(problem.apply(value))
+        new_r = image - x
+        shift = lambda rows, row: jnp.concatenate([rows[1:], row[None]])
+        dx, dr = shift(state.dx, x - state.x), shift(state.dr, new_r - r)
+        newest = dr @ dr[-1]
+        gram = jnp.pad(state.gram[1:, 1:], ((0, 1), (0, 1))).at[:, -1].set(newest).at[-1].set(newest)
+        return AndersonState(x, new_r, dx, dr, gram, value, state.counters.add(residuals=1))
+
+    def done(self, problem: FixedPoint, state: AndersonState):
+        return norm(state.residual) <= self.tolerance
+
+    def answer(self, problem: FixedPoint, state: AndersonState) -> PyTree:
+        return state.value
+
+    def metrics(self, problem: FixedPoint, state: AndersonState) -> dict[str, Any]:
+        return {"residual": norm(state.residual)}
