@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optimand.informed import LinearTermsPDE, SpaceTimeGrid
-from optimand.informed.diffusion_sorption import derivative
+from optimand.physics.stencils import first_derivative
 
 
 class Eikonal(LinearTermsPDE):
@@ -16,7 +16,7 @@ class Eikonal(LinearTermsPDE):
     speed: float = eqx.field(static=True, default=1.0)
 
     def terms(self, b, grid):
-        return {"u_t": derivative(b, grid.axis(0), 0), "u_x": derivative(b, grid.axis(1), 1)}
+        return {"u_t": first_derivative(b, grid.axis(0), axis=0), "u_x": first_derivative(b, grid.axis(1), axis=1)}
 
     def pointwise(self, q, x, params):
         return q["u_t"] - self.speed * q["u_x"] ** 2

@@ -18,35 +18,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..core.errors import ArgumentError
+from ..physics.stencils import backward_derivative, first_derivative, second_derivative
 from .grid import SpaceTimeGrid
 from .pde import LinearTermsPDE, norm
 
-__all__ = ["DiffusionSorption1D", "derivative", "second_derivative"]
+__all__ = ["DiffusionSorption1D"]
 
 _FLOOR = 1e-6  # keeps R finite where there is no solute
-
-
-def derivative(values: Float[Array, "..."], points: np.ndarray, axis: int) -> Float[Array, "..."]:
-    """The first derivative on any increasing grid: second order inside, one-sided of first order at the ends."""
-    values = jnp.moveaxis(values, axis, 0)
-    gap = np.diff(points)
-    before, after = _along(gap[:-1], values), _along(gap[1:], values)
-    slope = (values[1:] - values[:-1]) / _along(gap, values)
-    inside = (before * slope[1:] + after * slope[:-1]) / (before + after)
-    return jnp.moveaxis(jnp.concatenate([slope[:1], inside, slope[-1:]]), 0, axis)
-
-
-def second_derivative(values: Float[Array, "..."], points: np.ndarray, axis: int) -> Float[Array, "..."]:
-    """The second derivative from three neighbours, inside; zero at the ends, where there is none."""
-    values = jnp.moveaxis(values, axis, 0)
-    gap = np.diff(points)
-    slope = (values[1:] - values[:-1]) / _along(gap, values)
-    inside = (slope[1:] - slope[:-1]) / _along((gap[1:] + gap[:-1]) / 2, values)
-    return jnp.moveaxis(jnp.pad(inside, [(1, 1)] + [(0, 0)] * (values.ndim - 1)), 0, axis)
-
-
-def _along(numbers: np.ndarray, values) -> Array:
-    return jnp.asarray(numbers, values.dtype).reshape(-1, *[1] * (values.ndim - 1))
 
 
 class DiffusionSorption1D(LinearTermsPDE):
@@ -145,13 +123,9 @@ class DiffusionSorption1D(LinearTermsPDE):
     def terms(self, b: Float[Array, "..."], grid: SpaceTimeGrid) -> dict[str, Array]:
         t, x = grid.axis(0), grid.axis(1)
         if self.stencil == "paper":
-            return {"u": b, "u_t": derivative(b, t, 0), "u_xx": derivative(derivative(b, x, 1), x, 1)}
-        backward = (b[1:] - b[:-1]) / _along(np.diff(t), b)
-        return {
-            "u": b,
-            "u_t": jnp.concatenate([jnp.zeros_like(b[:1]), backward]),
-            "u_xx": second_derivative(b, x, 1),
-        }
+            along_x = lambda values: first_derivative(values, x, axis=1, ends=1)
+            return {"u": b, "u_t": first_derivative(b, t, axis=0, ends=1), "u_xx": along_x(along_x(b))}
+        return {"u": b, "u_t": backward_derivative(b, t, axis=0), "u_xx": second_derivative(b, x, axis=1)}
 
     def pointwise(self, q: dict[str, Array], x: Array, params: PyTree) -> Array:
         return self.pde_weight * (q["u_t"] - self.diffusion / self.retardation(q["u"]) * q["u_xx"])

@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..core.errors import ArgumentError
-from .diffusion_sorption import derivative
+from ..physics.fourier import wave_numbers
+from ..physics.stencils import first_derivative, periodic_first_derivative, periodic_second_derivative
 from .grid import SpaceTimeGrid
 from .pde import LinearTermsPDE
 
@@ -96,13 +97,11 @@ class NavierStokes2DVorticity(LinearTermsPDE):
     def _wavenumbers(self):
         """2 pi k along x and y for odd derivatives (the Nyquist mode has none), and |k|^2."""
         _, nx, ny = self.grid.shape
-        kx, ky = 2 * np.pi * np.fft.fftfreq(nx, 1 / nx), 2 * np.pi * np.fft.rfftfreq(ny, 1 / ny)
-        square = kx[:, None] ** 2 + ky[None, :] ** 2
-        kx, ky = (np.where(np.arange(len(k)) * 2 == n, 0.0, k) for k, n in ((kx, nx), (ky, ny)))
-        return kx[:, None], ky[None, :], square
+        square = wave_numbers(nx)[:, None] ** 2 + wave_numbers(ny, half=True)[None, :] ** 2
+        return wave_numbers(nx, odd=True)[:, None], wave_numbers(ny, half=True, odd=True)[None, :], square
 
     def _spatial(self, b):
-        """Velocity, gradient and Laplacian along axes 1 and 2 of (nt, nx, ny, N)."""
+        """Velocity, gradient and Laplacian along axes 1 and 2 of (nt, nx, ny, N), from one transform of the basis."""
         kx, ky, square = (jnp.asarray(k, b.dtype)[..., None] for k in self._wavenumbers())
         shape = self.grid.shape[1:]
         transformed = jnp.fft.rfft2(b, axes=(1, 2))
@@ -117,15 +116,16 @@ class NavierStokes2DVorticity(LinearTermsPDE):
                 "w_y": back(1j * ky * transformed),
                 "laplacian": back(-square * transformed),
             }
-        (hx, hy), laplacian = (1 / n for n in shape), 0.0
-        for axis, h in ((1, hx), (2, hy)):
-            ahead, behind = jnp.roll(b, -1, axis), jnp.roll(b, 1, axis)
-            fields["w_x" if axis == 1 else "w_y"] = (ahead - behind) / (2 * h)
-            laplacian = laplacian + (ahead - 2 * b + behind) / h**2
-        return {**fields, "laplacian": laplacian}
+        (hx, hy) = (1 / n for n in shape)
+        return {
+            **fields,
+            "w_x": periodic_first_derivative(b, hx, axis=1),
+            "w_y": periodic_first_derivative(b, hy, axis=2),
+            "laplacian": periodic_second_derivative(b, hx, axis=1) + periodic_second_derivative(b, hy, axis=2),
+        }
 
     def terms(self, b: Float[Array, "..."], grid: SpaceTimeGrid) -> dict[str, Array]:
-        return {**self._spatial(b), "w_t": derivative(b, grid.axis(0), 0)}
+        return {**self._spatial(b), "w_t": first_derivative(b, grid.axis(0), axis=0)}
 
     def pointwise(self, q: dict[str, Array], x: Array, params: PyTree) -> Array:
         transport = q["velocity_x"] * q["w_x"] + q["velocity_y"] * q["w_y"]
