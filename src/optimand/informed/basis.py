@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from ..core.errors import ArgumentError
@@ -252,7 +252,10 @@ def solve_experts(
     run = jax.shard_map(
         every, mesh=mesh, in_specs=(experts,) * 3 + (everywhere,) * 4, out_specs=experts, check_vma=False
     )
-    return run(*divided, *shared)
+    weights, info = run(*divided, *shared)
+    # The one gather: K N weights to every device. What is made of them is then whole everywhere.
+    gather = NamedSharding(mesh, everywhere)
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, gather), (weights, info))
 
 
 def _constrained(model: ConstrainedBasis, data, key) -> ConstraintInfo:
