@@ -715,7 +715,7 @@ def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
     if "D" in settings.parts:
         error = every("D median relative error").max()
         found.append(Claim.at_most("D: median relative error of implicit tangents", error, 1e-3))
-        found.append(Claim.at_most("D: implicit tangents that diverge", every("D divergences").sum(), 0))
+        found.append(Claim.at_most("D: implicit tangents that diverge", every("D divergences").sum(), 0.0))
         beyond = every("D runs with unrolled norm beyond 10 x").mean()
         found.append(Claim.at_least("D: fraction of unrolled tangents beyond 10 x", beyond, 0.2, "blow up"))
     if "P" in settings.parts:
