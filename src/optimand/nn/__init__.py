@@ -4,7 +4,8 @@ A field is an array `(channels, n_1, ..., n_d)` on a regular grid, without a bat
 is an `equinox.Module` whose array leaves are real numbers, so that every method that trains anything trains it.
 """
 
+from .matmul import per_sample
 from .pointwise import Pointwise, PointwiseMLP, gelu
 from .spectral import SpectralConv
 
-__all__ = ["Pointwise", "PointwiseMLP", "SpectralConv", "gelu"]
+__all__ = ["Pointwise", "PointwiseMLP", "SpectralConv", "gelu", "per_sample"]

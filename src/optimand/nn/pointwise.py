@@ -13,6 +13,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Key
 
 from ..core.errors import ArgumentError
+from .matmul import per_sample
 
 __all__ = ["Pointwise", "PointwiseMLP", "gelu", "need_channels", "need_size"]
 
@@ -69,7 +70,7 @@ class Pointwise(eqx.Module):
     def __call__(self, x: Float[Array, "in *grid"]) -> Float[Array, "out *grid"]:
         """The field with its channels mapped."""
         need_channels(x, self.weight.shape[1])
-        y = jnp.tensordot(self.weight, x, axes=1)
+        y = per_sample(self.weight, x.reshape(x.shape[0], -1)).reshape(-1, *x.shape[1:])
         return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * (x.ndim - 1))
 
 
