@@ -11,7 +11,9 @@ __all__ = ["write"]
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, title: str, rows: list[dict[str, Any]], claims: list[tuple[str, float, float]], **more: Any) -> None:
+def write(
+    name: str, title: str, rows: list[dict[str, Any]], claims: list[tuple[str, float, float]], **more: Any
+) -> None:
     """Print the figures and write them. Each claim is (name, measured, the most it may be)."""
     judged = [
         {"name": claim, "measured": measured, "bar": f"<= {bar:g}", "holds": bool(measured <= bar)}
@@ -32,7 +34,9 @@ def write(name: str, title: str, rows: list[dict[str, Any]], claims: list[tuple[
     for row in rows:
         print("  ".join(f"{key} {_show(value)}" for key, value in row.items()))
     for claim in judged:
-        print(f"{'holds' if claim['holds'] else 'DOES NOT HOLD'}: {claim['name']}: {claim['measured']:.4g} {claim['bar']}")
+        print(
+            f"{'holds' if claim['holds'] else 'DOES NOT HOLD'}: {claim['name']}: {claim['measured']:.4g} {claim['bar']}"
+        )
 
 
 def _show(value: Any) -> str:

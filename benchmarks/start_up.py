@@ -34,14 +34,20 @@ def main(repeats: int = 15) -> None:
             times[name].append(seconds(code))
     median = {name: statistics.median(values) for name, values in times.items()}
     base = median["jax and equinox"]
-    rows = [{"what": name, "median seconds": value, "over jax and equinox": value - base} for name, value in median.items()]
+    rows = [
+        {"what": name, "median seconds": value, "over jax and equinox": value - base} for name, value in median.items()
+    ]
     write(
         "start_up",
         "Import and help",
         rows,
         [
             ("import optimand, over jax and equinox [s]", median["jax, equinox and optimand"] - base, 0.15),
-            ("import optimand and touch the core, over jax and equinox [s]", median["jax, equinox and optimand.solve"] - base, 0.15),
+            (
+                "import optimand and touch the core, over jax and equinox [s]",
+                median["jax, equinox and optimand.solve"] - base,
+                0.15,
+            ),
             ("optimand --help [s]", median["optimand --help"], 0.5),
         ],
     )
