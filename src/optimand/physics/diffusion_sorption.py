@@ -75,7 +75,7 @@ class DiffusionSorption(Simulator):
       be differentiated with respect to.
 
     With the defaults and double precision the error in time is below 1e-6 of the largest value. In single precision
-    rounding leaves about 1e-5.
+    rounding adds as much again at most.
 
     **Source:** Takamoto et al. (2022); the time stepping, Alexander (1977), theorem 5.
     """
