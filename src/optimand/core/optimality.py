@@ -329,7 +329,7 @@ def simplex_weights(
 
     def call(parts, p, params):
         fn, vertices, projection, step_size = parts
-        matrix = vertices(*params) if callable(vertices) else vertices
+        matrix: Any = vertices(*params) if callable(vertices) else vertices
         weights = lambda p: fn(matrix.T @ p, *params)
         return projection(p - jnp.asarray(step_size, p.dtype) * jax.grad(weights)(p)) - p
 

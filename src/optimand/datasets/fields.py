@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -177,7 +178,8 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], bool]:
 
 def _read_hdf5(path: Path, dimensions: int) -> tuple[dict[str, np.ndarray], bool]:
     h5py = _h5py()
-    with h5py.File(path, "r") as file:
+    opened: Any = h5py.File(path, "r")
+    with opened as file:
         groups = [name for name in sorted(file) if isinstance(file[name], h5py.Group)]
         if not groups:
             return {name: np.asarray(file[name]) for name in file}, False

@@ -106,7 +106,7 @@ def _wave_numbers(m: int, last: bool) -> np.ndarray:
 
 def _as_real(matrix: np.ndarray, dtype) -> np.ndarray:
     """A complex matrix (k, n) as the real array (n, 2, k, 2) that multiplies pairs of reals."""
-    re, im = matrix.real.T, matrix.imag.T
+    re, im = np.real(matrix).T, np.imag(matrix).T
     return np.stack([np.stack([re, im], axis=-1), np.stack([-im, re], axis=-1)], axis=1).astype(dtype)
 
 

@@ -242,7 +242,7 @@ def from_neuraloperator(state: Mapping[str, np.ndarray], in_channels: int) -> FN
         projection=projection,
         channel_mlp=get("fno_blocks.channel_mlp.0.fcs.0.weight").shape[0] if with_mlp else None,
         coordinates=lifted > in_channels,
-        dtype=first.real.dtype,
+        dtype=np.real(first).dtype,
         key=jr.key(0),
     )
 
@@ -276,10 +276,10 @@ def from_neuraloperator(state: Mapping[str, np.ndarray], in_channels: int) -> FN
         weight = get(f"fno_blocks.convs.{i}.weight.tensor")
         # Theirs runs over wave numbers -m, ..., m - 1, ours over 0, ..., m - 1, -m, ..., -1; theirs has channels first.
         weight = np.fft.ifftshift(weight, axes=range(2, 1 + d)).transpose(*range(2, d + 2), 0, 1)
-        put(lambda m, i=i: m.layers[i].spectral.real, weight.real)
-        put(lambda m, i=i: m.layers[i].spectral.imag, weight.imag)
+        put(lambda m, i=i: m.layers[i].spectral.real, np.real(weight))
+        put(lambda m, i=i: m.layers[i].spectral.imag, np.imag(weight))
         # Both the convolution and the skip may have a bias; only their sum matters.
-        bias = np.zeros(width, first.real.dtype)
+        bias = np.zeros(width, np.real(first).dtype)
         for name in (f"fno_blocks.convs.{i}.bias", f"fno_blocks.fno_skips.{i}.conv.bias"):
             bias = bias + get(name).reshape(-1) if name in state else bias
         skip, bias = pointwise(f"fno_blocks.fno_skips.{i}.conv", bias)

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ..core.errors import ArgumentError
+from ..core.tracing import is_tracer
 from .simulator import Simulator
 
 __all__ = ["DiffusionSorption", "DiffusionSorptionState", "retardation"]
@@ -47,7 +48,7 @@ def retardation(
     """The retardation factor R(u) = 1 + (1 - phi)/phi rho_s k n (max(u, 0) + 1e-6)^(n - 1); constant where u <= 0."""
     above = jnp.where(u > 0, u, 0)  # the power of a negative number is never taken, so its derivative is finite too
     power = jnp.where(u > 0, (above + FLOOR) ** (exponent - 1), FLOOR ** (exponent - 1))
-    return 1 + (1 - porosity) / porosity * density * sorption * exponent * power
+    return 1 + jnp.asarray((1 - porosity) / porosity * density * sorption * exponent) * power
 
 
 class DiffusionSorptionState(eqx.Module):
@@ -143,7 +144,7 @@ class DiffusionSorption(Simulator):
         u = jnp.asarray(u, self.diffusion.dtype)
         if u.shape not in ((), (self.cells,)):
             raise ArgumentError("u", f"must be a number or have the shape ({self.cells},); it has {u.shape}.")
-        if not isinstance(u, jax.core.Tracer) and not np.isfinite(u).all():
+        if not is_tracer(u) and not np.isfinite(u).all():
             where = "" if u.ndim == 0 else f" at index {int(np.argmin(np.isfinite(u)))}"
             raise ArgumentError("u", f"is not finite{where}.")
         return DiffusionSorptionState(jnp.broadcast_to(u, (self.cells,)), jnp.zeros((), u.dtype))

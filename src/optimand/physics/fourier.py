@@ -8,6 +8,7 @@ sine vanishes on the grid) and is dropped there.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -63,7 +64,7 @@ def _spectra(u: Array, axes: tuple[int, ...], length: float, *, odd: bool) -> tu
     return jnp.fft.rfftn(u, axes=axes), numbers
 
 
-def _back(spectrum: Array, u: Array, axes: tuple[int, ...]) -> Array:
+def _back(spectrum: Any, u: Array, axes: tuple[int, ...]) -> Array:
     return jnp.fft.irfftn(spectrum, s=[u.shape[axis] for axis in axes], axes=axes)
 
 

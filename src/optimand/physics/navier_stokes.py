@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float, PyTree
 
 from ..core.errors import ArgumentError
+from ..core.tracing import is_tracer
 from .fourier import velocity_from_vorticity, wave_numbers
 from .simulator import Simulator
 
@@ -101,7 +102,7 @@ class NavierStokes2D(Simulator):
         w = jnp.asarray(vorticity, self.reynolds.dtype)
         if w.shape[-2:] != (self.n, self.n):
             raise ArgumentError("vorticity", f"must have the shape ({self.n}, {self.n}); it has {w.shape}.")
-        if not isinstance(w, jax.core.Tracer) and not np.isfinite(w).all():
+        if not is_tracer(w) and not np.isfinite(w).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(w))[0])
             raise ArgumentError("vorticity", f"is not finite at index {where}.")
         return NavierStokes2DState(w - w.mean((-2, -1), keepdims=True), jnp.zeros((), w.dtype))

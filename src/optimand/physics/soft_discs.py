@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..core.errors import ArgumentError
+from ..core.tracing import is_tracer
 
 __all__ = ["SoftDiscs", "bidisperse"]
 
@@ -46,7 +47,7 @@ class SoftDiscs(eqx.Module):
         if self.exponent < 1:
             raise ArgumentError("exponent", f"must be at least 1, not {self.exponent!r}.")
         for name, number in (("diameters", self.diameters), ("side", self.side)):
-            known = isinstance(number, int | float | np.ndarray | jax.Array) and not isinstance(number, jax.core.Tracer)
+            known = isinstance(number, int | float | np.ndarray | jax.Array) and not is_tracer(number)
             if known and not np.all(np.asarray(number) > 0):
                 raise ArgumentError(name, "must be positive.")
 

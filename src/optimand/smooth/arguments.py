@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from ..core.errors import ArgumentError
+from ..core.tracing import is_tracer
 
 __all__ = ["need_between", "need_count", "need_not_negative", "need_positive"]
 
@@ -37,4 +38,4 @@ def need_count(name: str, number: Any, least: int = 1) -> None:
 def _known(number: Any) -> bool:
     if isinstance(number, int | float | np.ndarray | np.generic):
         return True
-    return isinstance(number, jax.Array) and not isinstance(number, jax.core.Tracer)
+    return isinstance(number, jax.Array) and not is_tracer(number)

@@ -91,7 +91,7 @@ class MirrorDescent(Method):
         _, from_dual = self._maps()
         value, gradient = problem.smooth.value_and_gradient(state.x)
         number = state.counters.gradients
-        step_size = self.step_size(number) if callable(self.step_size) else self.step_size
+        step_size: Any = self.step_size(number) if callable(self.step_size) else self.step_size
         dual = add(state.dual, gradient, -jnp.asarray(step_size, value.dtype))
         x = from_dual(dual)
         if self.to_dual is None:  # the dual is known up to a constant: keep it from growing

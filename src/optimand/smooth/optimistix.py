@@ -122,7 +122,7 @@ class Optimistix(Method):
 
     def metrics(self, problem: Any, state: OptimistixState) -> dict[str, Any]:
         inner = state.inner
-        value = getattr(getattr(inner, "f_info", inner), "f", None)
+        value: Any = getattr(getattr(inner, "f_info", inner), "f", None)
         return {"value": value} if eqx.is_array(value) and value.ndim == 0 else {}
 
 

@@ -33,6 +33,7 @@ from optax import projections as _optax
 
 from ..core.adjoint import implicit
 from ..core.errors import ArgumentError
+from ..core.tracing import is_tracer
 from .arguments import need_count, need_positive
 
 __all__ = [
@@ -146,7 +147,7 @@ def box_section(
     ]
     slack = jnp.sqrt(jnp.finfo(x.dtype).eps) * (1 + jnp.abs(b))
     feasible = (ends[0] <= b + slack) & (b <= ends[1] + slack) & jnp.all(lower <= upper)
-    if not isinstance(feasible, jax.core.Tracer) and not bool(feasible):
+    if not is_tracer(feasible) and not bool(feasible):
         raise ArgumentError("b", f"= {b} is not attained: a'y lies in [{ends[0]}, {ends[1]}] on the box.")
 
     def point(t, x, lower, upper, a):
@@ -259,9 +260,9 @@ def transport_plan(
     a = jnp.full((m,), 1 / m, dtype) if a is None else a
     b = jnp.full((n,), 1 / n, dtype) if b is None else b
     for name, marginal in (("a", a), ("b", b)):
-        if not isinstance(marginal, jax.core.Tracer) and not np.all(np.asarray(marginal) >= 0):
+        if not is_tracer(marginal) and not np.all(np.asarray(marginal) >= 0):
             raise ArgumentError(name, "must not be negative.")
-    if not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
+    if not is_tracer(a) and not is_tracer(b):
         total, other = float(np.sum(np.asarray(a))), float(np.sum(np.asarray(b)))
         if abs(total - other) > 1e-4 * max(total, other):
             raise ArgumentError("b", f"sums to {other:g}, and a to {total:g}; they must agree.")

@@ -208,7 +208,7 @@ def _constraints(problem: Constrained, x0, as_point, on_host, name) -> dict[str,
         if name == "cobyla":
             constraints.append({"type": "ineq", "fun": lambda flat, fun=fun: -fun(flat)})
         else:
-            constraints.append(scipy.optimize.NonlinearConstraint(fun, low, 0.0, jac=jac))
+            constraints.append(scipy.optimize.NonlinearConstraint(fun, low, 0.0, jac=jac))  # pyright: ignore[reportArgumentType]
     arguments: dict[str, Any] = {"constraints": constraints} if constraints else {}
     if problem.bounds != (None, None):
         lower, upper = _bounds(problem, x0)
