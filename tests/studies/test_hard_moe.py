@@ -1,0 +1,79 @@
+"""The study of hard constraints: it runs whole at a small size, and its claims are what they say."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from optimand.studies import hard_moe
+from optimand.studies.base import Run
+from optimand.studies.settings import make
+
+
+def test_a_quick_run_goes_through_all_parts(tmp_path):
+    settings = make(hard_moe.Settings, [], hard_moe.QUICK)
+    found = hard_moe.run(settings, jax.random.key(0), Run(tmp_path, verbose=False))
+    assert all(np.isfinite(value) for value in found.metrics.values())
+    expected = {"ds/moe/error", "ns/moe/error", "ns/persistence/error", "ns/moe/solve_seconds", "scaling/4/64/critical"}
+    assert expected <= set(found.metrics)
+    assert len(found.tables) == 4 and len(found.figures) == 5
+
+
+@pytest.mark.parametrize("suffix", ["npz", "h5"])
+def test_own_initial_conditions_are_predicted_from(tmp_path, suffix):
+    from optimand.datasets import FieldData, read_fields, write_fields
+
+    if suffix == "h5":
+        pytest.importorskip("h5py")
+    x = np.linspace(0, 1, 16)
+    own, predictions = tmp_path / f"own.{suffix}", tmp_path / f"predicted.{suffix}"
+    write_fields(own, FieldData({"u": np.full((3, 16), 0.15) + 0.01 * np.arange(3)[:, None]}, (x,)))
+    changes = {
+        "parts": ("ds",),
+        "variants": ("moe",),
+        "ds_steps": 1,
+        "initial_conditions": own,
+        "predictions": predictions,
+    }
+    settings = make(hard_moe.Settings, [], {**hard_moe.QUICK, **changes})
+    hard_moe.run(settings, jax.random.key(0), Run(tmp_path / "run", verbose=False))
+    written = read_fields(predictions, 1)
+    assert written.fields["concentration"].shape == (3, 8, 16)
+    np.testing.assert_allclose(written.grid[0], x)
+
+
+def metrics(**changes):
+    """Figures that meet every bar, and changes to them."""
+    good = {
+        "ds/soft/error": 0.4, "ds/hc/error": 0.3, "ds/moe/error": 0.2, "ds/hc/worst": 0.4, "ds/moe/worst": 0.3,
+        "ds/local_excess": 0.0, "ns/soft/error": 0.3, "ns/hc/error": 0.1, "ns/moe/error": 0.1,
+        "ns/persistence/error": 0.4, "ns/hc/solve_seconds": 1.0, "ns/moe/solve_seconds": 0.3, "ns/local_excess": 0.0,
+        "scaling/1/65536/critical": 1.0, "scaling/16/65536/critical": 0.1, "scaling/1/4096/critical": 0.08,
+        "scaling/devices/one": 1.0, "scaling/devices/many": 0.7,
+    }  # fmt: skip
+    return {**good, **changes}
+
+
+def test_the_bars_are_those_of_the_plan_and_hold_or_not_with_the_figures():
+    settings = hard_moe.Settings()
+    seeds = [metrics(), metrics(**{"ds/hc/error": 0.36})]
+    claims = hard_moe.claims(seeds, settings)
+    assert len(claims) == 13 and all(claim.holds for claim in claims)
+    bars = {claim.bar for claim in claims}
+    assert {"<= 0.9", "<= 0.65", "<= 1.03", "<= 0.75", "<= 0.45", "<= 0.5", "<= 0.2", "<= 1.5", "<= 0.85"} <= bars
+    for name, value, failing in (
+        ("ds/moe/error", 0.29, "DS: error of MoE / PI-HC"),
+        ("ns/soft/error", 0.12, "NS: error of MoE / PI-SC"),
+        ("scaling/devices/many", 0.9, "Scaling: wall time on 2 host devices"),
+        ("ns/local_excess", 0.1, "NS: squared residual"),
+        ("ds/moe/worst", np.nan, "DS: worst error"),
+    ):
+        spoiled = hard_moe.claims([metrics(**{name: value})] * 2, settings)
+        assert any(claim.name.startswith(failing) and not claim.holds for claim in spoiled)
+
+
+def test_the_fast_profile_halves_the_steps():
+    settings = hard_moe.Settings()
+    fast = dataclasses.replace(settings, profile="fast")
+    assert [fast.steps(part) * 2 for part in ("ds", "ns")] == [settings.steps(part) for part in ("ds", "ns")]
