@@ -21,6 +21,39 @@ def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
     assert {claim.name[0] for claim in claims} == {"A", "D"}
 
 
+@pytest.mark.parametrize("part", "BCEP")
+def test_the_other_parts_run_and_their_claims_are_measured(part, tmp_path):
+    pytest.importorskip("sklearn")
+    settings = implicit_diff.Settings(**{**implicit_diff.QUICK, "parts": part})
+    found = implicit_diff.run(settings, jax.random.key(0), Run(tmp_path, verbose=False))
+    assert found.metrics and found.tables
+    assert all(np.isfinite(value) for value in found.metrics.values())
+    assert all(np.isfinite(claim.measured) for claim in implicit_diff.claims([dict(found.metrics)], settings))
+    held = {
+        "B": lambda m: (
+            max(value for name, value in m.items() if name.endswith("relative error")) <= 1e-3
+            and 0.9 <= m["B memory of implicit, ten times the iterations"] <= 1.1
+        ),
+        "C": lambda m: 0.95 <= m["C unrolled / implicit loss"] <= 1.05,
+        "E": lambda m: m["E AUC, task-driven"] > 90,
+        "P": lambda m: m["P methods that agree"] == m["P methods"] == 2,
+    }
+    assert held[part](found.metrics)
+
+
+def test_parity_refuses_a_method_it_does_not_know(tmp_path):
+    settings = implicit_diff.Settings(parts="P", parity_methods="LBFGS,Magic")
+    with pytest.raises(ArgumentError, match="Magic"):
+        implicit_diff.run(settings, jax.random.key(0), Run(tmp_path, verbose=False))
+
+
+def test_losses_of_distillation_must_be_equal_either_way():
+    settings = implicit_diff.Settings(parts="C")
+    for ratio, holds in ((1.0, True), (0.95, False), (1.05, False)):
+        seed = {"C unrolled / implicit loss": ratio, "C unrolled / implicit time": 3.0}
+        assert implicit_diff.claims([seed], settings)[0].holds is holds
+
+
 def test_claims_look_at_the_worst_seed():
     settings = implicit_diff.Settings(parts="A")
     seed = {

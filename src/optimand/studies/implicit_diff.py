@@ -57,7 +57,7 @@ class Settings:
     svm_block_largest: int = _setting(1000, "B: most features for block coordinate descent, which is slow")
     distil_steps: int = _setting(200, "C: outer steps")
     distil_theta: float = _setting(1e-3, "C: l2 regularisation of the classifier")
-    distil_rate: float = _setting(1.0, "C: outer learning rate, with momentum 0.9")
+    distil_rate: float = _setting(0.02, "C: outer learning rate, with momentum 0.9")
     distil_unrolled: str = _setting(
         "30,100,300,1000", "C: inner iterations the unrolled rival may use; it gets the best"
     )
@@ -70,6 +70,7 @@ class Settings:
     dictionary_atoms: int = _setting(10, "E: atoms")
     dictionary_splits: int = _setting(10, "E: random splits")
     dictionary_steps: int = _setting(150, "E: outer steps of Adam")
+    parity_methods: str = _setting("", "P: names of methods, separated by commas; all of them by default")
 
     def __post_init__(self):
         if not set(self.parts) <= set("ABCDEP") or not self.parts:
@@ -80,18 +81,18 @@ class Settings:
 
 
 QUICK = {
-    "svm_features": "20,40",
-    "svm_samples": 20,
+    "svm_features": "20",
+    "svm_samples": 24,
     "svm_iterations": 300,
     "svm_block_iterations": 30,
     "distil_steps": 3,
-    "distil_unrolled": "10,30",
+    "distil_unrolled": "10",
     "discs_count": 12,
     "discs_runs": 2,
     "discs_iterations": 1500,
     "dictionary_splits": 1,
     "dictionary_steps": 3,
-    "parts": "ABCDE",
+    "parity_methods": "FixedPointIteration,LinearSolve",
 }
 
 
@@ -131,7 +132,13 @@ def _timed(fn, *args, repeats: int = 2):
         seconds.append(time.perf_counter() - began)
         if seconds[-1] > 1.0:
             break
-    return value, min(seconds), compiled.memory_analysis().temp_size_in_bytes
+    return value, min(seconds), _memory(compiled)
+
+
+def _memory(compiled) -> int:
+    """The working memory of a compiled function in bytes."""
+    analysis = compiled.memory_analysis()
+    return 0 if analysis is None else analysis.temp_size_in_bytes
 
 
 def _iterates(method: Method, problem: Any, guess: Any, steps: int) -> Any:
@@ -228,7 +235,7 @@ def _classification(key, samples: int, features: int, classes: int):
 
 def _dual(x, log_theta, points, onehot):
     """The dual objective of Crammer and Singer's machine; x is a distribution over classes for each sample."""
-    x = jnp.concatenate(x) if isinstance(x, tuple) else x
+    x = x.reshape(onehot.shape)  # block coordinate descent groups the samples
     theta = jnp.exp(log_theta)
     weights = points.T @ (onehot - x) / theta
     return 0.5 * theta * jnp.sum(weights**2) + jnp.sum(x * onehot)
@@ -236,7 +243,7 @@ def _dual(x, log_theta, points, onehot):
 
 def _rows_on_simplex(x, step_size):
     del step_size
-    return jax.tree.map(jax.vmap(projections.simplex), x)
+    return jax.vmap(projections.simplex)(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
 def _svm_problem(log_theta, data):
@@ -244,10 +251,14 @@ def _svm_problem(log_theta, data):
 
 
 def _validation_loss(x, log_theta, data):
-    x = jnp.concatenate(x) if isinstance(x, tuple) else x
     points, onehot, held_out, held_out_onehot = data
-    weights = points.T @ (onehot - x) / jnp.exp(log_theta)
+    weights = points.T @ (onehot - x.reshape(onehot.shape)) / jnp.exp(log_theta)
     return 0.5 * jnp.mean(jnp.sum((held_out @ weights - held_out_onehot) ** 2, axis=1))
+
+
+def _blocks(samples: int) -> int:
+    """The number of blocks, six at the most, that divides the samples evenly: one compiled visit then does for all."""
+    return max(number for number in range(1, 7) if samples % number == 0)
 
 
 def _svm_solvers(settings: Settings, data, features: int):
@@ -277,7 +288,7 @@ def _svm_solvers(settings: Settings, data, features: int):
         solvers["block coordinate descent"] = (
             BlockCoordinateDescent(step_size=length, tolerance=0.0),
             euclidean,
-            tuple(jnp.array_split(uniform, 6)),
+            uniform.reshape(_blocks(len(uniform)), -1, settings.svm_classes),
             settings.svm_block_iterations,
         )
     return solvers
@@ -333,18 +344,21 @@ def _support_vectors(settings: Settings, key, out: Run) -> Findings:
                 times.setdefault(f"{name}, {route}", []).append((features, amount))
             out.progress(f"B: {label}: implicit {seconds:.2f} s, unrolled {fastest:.2f} s, error {error:.1e}")
             if features == sizes[0] and name == "projected gradient":
-                counts = [max(1, (3 * iterations) // 10), iterations, 3 * iterations]
-                for route, adjoint in (
-                    ("implicit", implicit),
-                    ("unrolled, stored", None),
-                    ("unrolled, checkpoints", Unrolled()),
+                few, many = max(1, (3 * iterations) // 10), 3 * iterations
+                for route, adjoint, known in (
+                    ("implicit", implicit, used),
+                    ("unrolled, stored", None, stored[2]),
+                    ("unrolled, checkpoints", Unrolled(), checkpointed[2]),
                 ):
-                    bytes_used = [
-                        jax.jit(jax.grad(lambda t, d, a=adjoint, n=n, loss=loss: loss(t, d, a, n)))
-                        .lower(log_theta, data).compile().memory_analysis().temp_size_in_bytes
-                        for n in counts
-                    ]  # fmt: skip
-                    memory[route] = (counts, [b / 1e6 for b in bytes_used])
+                    low, high = (
+                        _memory(
+                            jax.jit(jax.grad(lambda t, d, a=adjoint, n=n, loss=loss: loss(t, d, a, n)))
+                            .lower(log_theta, data)
+                            .compile()
+                        )
+                        for n in (few, many)
+                    )
+                    memory[route] = ([few, iterations, many], [low / 1e6, known / 1e6, high / 1e6])
                 low, *_, high = memory["implicit"][1]
                 metrics["memory of implicit, ten times the iterations"] = high / low
     last = sizes[-1]
@@ -353,11 +367,14 @@ def _support_vectors(settings: Settings, key, out: Run) -> Findings:
         ["method", "p", "implicit s", "unrolled s (stored)", "unrolled s (checkpoints)", "implicit MB",
          "unrolled MB (stored)", "unrolled MB (checkpoints)", "implicit error", "unrolled error"],
         rows,
-        "Errors are relative, against a central difference of accurate solves. Memory is the compiled working memory.",
+        "Errors are relative, against a central difference of accurate solves. Memory is the compiled working memory. "
+        "Step sizes: 3 / L for mirror descent, 1.8 / L for projected gradient and for each block, with L the largest "
+        "eigenvalue of the dual's Hessian. They and the regularisation were chosen, after trials, so that the inner "
+        "solver converges within its iterations; the implicit and the unrolled route run the same solver with the same.",
     )  # fmt: skip
     drawn = {
         "B. Time of one hypergradient": figures.scaling(
-            {name: tuple(zip(*pairs, strict=True)) for name, pairs in times.items()},
+            {name: ([p for p, _ in pairs], [cost for _, cost in pairs]) for name, pairs in times.items()},
             xlabel="features p", ylabel="seconds", title="One hypergradient",
         ),
         "B. Memory of one hypergradient": figures.scaling(
@@ -389,14 +406,18 @@ def _distillation(settings: Settings, key, out: Run) -> Findings:
     def outer(prototypes, method, adjoint, steps):
         problem = Minimize(inner, prototypes)
         guess = jnp.zeros((images.shape[1], 10))
-        weights = solve(problem, method, guess, budget=Budget(steps=steps), adjoint=adjoint, throw=False).value
+        weights = (
+            _last(method, problem, guess, steps)
+            if adjoint is None
+            else solve(problem, method, guess, budget=Budget(steps=steps), adjoint=adjoint, throw=False).value
+        )
         return _cross_entropy(weights, images, labels)
 
     accurate = (LBFGS(tolerance=1e-7), Implicit(rtol=settings.rtol), 1000)
     judge = jax.jit(lambda prototypes: outer(prototypes, *accurate))
 
     def distil(route):
-        momentum = Optax(optax.sgd(settings.distil_rate, momentum=0.9))
+        momentum = Optax(tx=optax.sgd(settings.distil_rate, momentum=0.9))
 
         def learn(start):
             problem = Minimize(lambda prototypes: outer(prototypes, *route))
@@ -409,19 +430,15 @@ def _distillation(settings: Settings, key, out: Run) -> Findings:
 
     implicit = distil(accurate)
     out.progress(f"C: implicit {implicit[2]:.1f} s, loss {implicit[3]:.4f}")
-    best, rows = None, [["implicit, L-BFGS", "-", implicit[2], implicit[3]]]
+    rivals, rows = [], [["implicit, L-BFGS", "-", implicit[2], implicit[3]]]
     for steps in (int(part) for part in settings.distil_unrolled.split(",")):
-        rival = min(
-            (distil((GradientDescent(), adjoint, steps)) for adjoint in (Unrolled(checkpoints=steps), Unrolled())),
-            key=lambda found: found[2],
-        )
+        rival = min((distil((GradientDescent(), form, steps)) for form in (None, Unrolled())), key=lambda one: one[2])
+        rivals.append(rival)
         rows.append(["unrolled, gradient descent", steps, rival[2], rival[3]])
         out.progress(f"C: unrolled {steps} iterations {rival[2]:.1f} s, loss {rival[3]:.4f}")
-        if best is None or rival[3] < best[3]:
-            best = rival
         if rival[3] <= 1.01 * implicit[3]:  # as good: more iterations would only be slower
-            best = rival
             break
+    best = min(rivals, key=lambda rival: rival[3])
     accuracy = lambda prototypes: float(
         jnp.mean(
             jnp.argmax(
@@ -452,7 +469,13 @@ def _distillation(settings: Settings, key, out: Run) -> Findings:
         "unrolled / implicit time": best[2] / implicit[2],
         "accuracy of ten images": accuracy(implicit[0]),
     }
-    return Findings(metrics, [Table("C. Distillation", ["route", "inner iterations", "seconds", "loss"], rows)], drawn)
+    note = (
+        f"The outer learning rate is {settings.distil_rate:g} for both routes. The default is the largest of those tried "
+        "on one seed (1, 0.5, 0.25, 0.1, 0.05, 0.02) at which the outer loss falls steadily; at the others it swings up "
+        "and down by either route, and the last losses cannot be compared. Inner gradient descent searches its steps."
+    )
+    table = Table("C. Distillation", ["route", "inner iterations", "seconds", "loss"], rows, note)
+    return Findings(metrics, [table], drawn)
 
 
 # D. Sensitivity of a packing.
@@ -523,6 +546,7 @@ def _draw_packing(discs: SoftDiscs, positions, tangents):
 
     with style.house_style():
         import matplotlib.pyplot as plt
+        from matplotlib.patches import Circle
 
         figure, places = plt.subplots(1, len(tangents), figsize=(3.6 * len(tangents), 3.7))
         side = float(discs.side)
@@ -531,7 +555,7 @@ def _draw_packing(discs: SoftDiscs, positions, tangents):
         for place, (name, tangent) in zip(places, tangents.items(), strict=True):
             for x, diameter, big in zip(centre, np.asarray(discs.diameters), large, strict=True):
                 colour = style.COLOURS[5] if big else style.COLOURS[4]
-                place.add_patch(plt.Circle(x, diameter / 2, facecolor=colour, alpha=0.45, linewidth=0))
+                place.add_patch(Circle(x, diameter / 2, facecolor=colour, alpha=0.45, linewidth=0))
             arrows = np.asarray(tangent)
             norm = float(np.linalg.norm(arrows))
             longest = max(float(np.max(np.linalg.norm(arrows, axis=1))), 1e-30)
@@ -626,37 +650,59 @@ def _dictionary(settings: Settings, key, out: Run) -> Findings:
         low = min(min(values) for values in found.values())
         figure.axes[0].set_ylim(100 * low - 1, 100.2)
     metrics = {f"AUC, {name}": 100 * np.mean(values) for name, values in found.items()}
-    return Findings(metrics, [Table("E. AUC in per cent", ["method", "mean", "deviation"], rows)], drawn)
+    note = "For information: the order of the four on the paper's gene data is not a bar here, where all are near 100."
+    return Findings(metrics, [Table("E. AUC in per cent", ["method", "mean", "deviation"], rows, note)], drawn)
 
 
 # P. Parity.
 
 
-def _parity(settings: Settings, key, out: Run) -> Findings:
-    """Implicit gradients of every method against finite differences and against unrolling."""
+def _parity_case(cls: type[Method]) -> conformance.Case:
+    """A method on the standard case of its problem; where that does not suit it, on one that does."""
+    import optimistix
+
     import optimand.smooth as smooth
 
-    made = {
-        "Optax": lambda: smooth.Optax(optax.sgd(0.2)),
-        "Optimistix": lambda: smooth.Optimistix(__import__("optimistix").BFGS(rtol=1e-9, atol=1e-9)),
-    }
-    methods = sorted(
-        {cls for cls in _concrete(Method) if cls.__module__.startswith("optimand.smooth")}, key=lambda cls: cls.__name__
-    )
+    theta, guess = jnp.array([0.5, -0.25, 1.0]), jnp.array([0.3, 0.2, 0.5])
+    energy = lambda x, theta: jnp.sum((x - theta) ** 2) + 0.3 * x[0] * x[1]
+    if cls is smooth.Optax:
+        return conformance.standard_case(smooth.Optax(tx=optax.sgd(0.2)), theta=theta, guess=guess)
+    if cls is smooth.Optimistix:
+        solver = optimistix.BFGS(rtol=1e-9, atol=1e-9)
+        return conformance.standard_case(smooth.Optimistix(solver), kind=Minimize, theta=theta, guess=guess)
+    if cls is smooth.MirrorDescent:  # its set is the simplex
+        on_simplex = lambda x, step_size: projections.simplex(x)
+        build = lambda theta: Composite(energy, on_simplex, theta)
+        return conformance.Case(smooth.MirrorDescent(step_size=0.4), build, theta, guess)
+    if cls is smooth.ProjectedGradient:
+        in_box = lambda x, step_size: jnp.clip(x, -0.1, 0.6)
+        return conformance.Case(
+            smooth.ProjectedGradient(), lambda theta: Composite(energy, in_box, theta), theta, guess
+        )
+    return conformance.standard_case(cls(), theta=theta, guess=guess)
+
+
+def _parity(settings: Settings, key, out: Run) -> Findings:
+    """Implicit gradients of every method against finite differences and against unrolling."""
+    import optimand.smooth  # noqa: F401 - so that its methods are known
+
+    known = {cls.__name__: cls for cls in _concrete(Method) if cls.__module__.startswith("optimand.")}
+    names = [name.strip() for name in settings.parity_methods.split(",") if name.strip()] or sorted(known)
+    if not set(names) <= set(known):
+        unknown = ", ".join(sorted(set(names) - set(known)))
+        raise ArgumentError("parity_methods", f"has {unknown}.", f"Methods: {', '.join(sorted(known))}.")
     rows, passed, tried = [], 0, 0
-    data = {"theta": jnp.array([0.5, -0.25, 1.0]), "guess": jnp.array([0.3, 0.2, 0.1])}
     suite = (conformance.check_implicit_gradient, conformance.check_unrolled_gradient)
-    for cls in methods:
+    for cls in (known[name] for name in names):
         outcome = "agrees"
         tried += 1
         try:
-            method = made[cls.__name__]() if cls.__name__ in made else cls()
-            case = conformance.standard_case(method, **data)
+            case = _parity_case(cls)
             for check in suite:
                 check(case)
             passed += 1
         except Exception as error:
-            outcome = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            outcome = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
         out.progress(f"P: {cls.__name__}: {outcome}")
         rows.append([cls.__name__, cls.reference, outcome])
     table = Table(
@@ -706,10 +752,10 @@ def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
             Claim.between("B: memory at ten times the iterations", growth[np.argmax(abs(growth - 1))], 0.9, 1.1)
         )
     if "C" in settings.parts:
-        gap = every("C unrolled / implicit loss").max()
-        found.append(
-            Claim.at_most("C: loss of unrolled / loss of implicit", gap, 1.01, note="unrolled with its best setting")
-        )
+        gaps = every("C unrolled / implicit loss")
+        gap = gaps[np.argmax(np.abs(gaps - 1))]
+        note = "unrolled with the fewest inner iterations that do, or the best"
+        found.append(Claim.between("C: loss of unrolled / loss of implicit", gap, 0.99, 1.01, "same", note))
         ratio = np.median(every("C unrolled / implicit time"))
         found.append(Claim.at_least("C: unrolled time / implicit time", ratio, 2.0, "about 4"))
     if "D" in settings.parts:
