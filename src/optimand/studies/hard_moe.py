@@ -96,7 +96,9 @@ class Settings:
     ns_test: int = _setting(6, "initial conditions to test on", least=1)
     ns_derivatives: Literal["spectral", "central"] = _setting("spectral", "in space")
     ns_residual_power: int = _setting(1, "2 for the squared rows of the authors' code", least=1, most=2)
-    ns_field_scale: float = _setting(7**1.5, "of the covariance of initial vorticities", least=0)
+    ns_field_scale: float = _setting(
+        7.0**3, "of the covariance of initial vorticities: that of the usual generator", least=0
+    )
     ns_resolution: int = _setting(64, "points along each side of the reference", least=16)
 
     points_sweep: tuple[float, ...] = _setting((), "also: error of the trained experts at these shares of points")
