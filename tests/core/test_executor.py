@@ -1,38 +1,9 @@
 """Independent tasks: the same results whatever runs them, and failures that do not spread."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 import optimand as om
-
-
-def seeded(item, seed):
-    return item * 10 + seed[0] + seed[1]
-
-
-def fails_on_two(item, seed):
-    if item == 2:
-        raise ValueError("two")
-    return item
-
-
-def fails_once(item, seed):
-    marker = Path(item) / str(seed[1])
-    if not marker.exists():
-        marker.touch()
-        raise OSError("not yet")
-    return seed[1]
-
-
-def dies_once(item, seed):
-    marker = Path(item) / f"died{seed[1]}"
-    if seed[1] == 1 and not marker.exists():
-        marker.touch()
-        os._exit(1)
-    return seed[1]
-
+from tasks import dies_once, fails_on_two, fails_once, seeded
 
 EXECUTORS = [om.SerialExecutor(), om.ProcessPool(workers=2)]
 engines = pytest.mark.parametrize("executor", EXECUTORS, ids=lambda e: type(e).__name__)
