@@ -59,7 +59,7 @@ class Settings:
     distil_theta: float = _setting(1e-3, "C: l2 regularisation of the classifier")
     distil_rate: float = _setting(0.02, "C: outer learning rate, with momentum 0.9")
     distil_unrolled: str = _setting(
-        "30,100,300,1000", "C: inner iterations the unrolled rival may use; it gets the best"
+        "30,100,300,1000", "C: inner iterations the unrolled rival may use; the best counts"
     )
     discs_count: int = _setting(64, "D: discs")
     discs_theta: float = _setting(0.6, "D: diameter of the small half")
@@ -431,15 +431,18 @@ def _distillation(settings: Settings, key, out: Run) -> Findings:
 
     implicit = distil(accurate)
     out.progress(f"C: implicit {implicit[2]:.1f} s, loss {implicit[3]:.4f}")
+    forms = (Unrolled(), None)
     rivals, rows = [], [["implicit, L-BFGS", "-", implicit[2], implicit[3]]]
     for steps in (int(part) for part in settings.distil_unrolled.split(",")):
-        rival = min((distil((GradientDescent(), form, steps)) for form in (None, Unrolled())), key=lambda one: one[2])
+        found = [distil((GradientDescent(), form, steps)) for form in forms]
+        rival = min(found, key=lambda one: one[2])
+        if found[0][2] <= found[-1][2] or rival[3] <= 1.01 * implicit[3]:
+            forms = forms[:1]  # the plain scan does not stop at convergence: from here on it only gets slower
         rivals.append(rival)
         rows.append(["unrolled, gradient descent", steps, rival[2], rival[3]])
         out.progress(f"C: unrolled {steps} iterations {rival[2]:.1f} s, loss {rival[3]:.4f}")
-        if rival[3] <= 1.01 * implicit[3]:  # as good: more iterations would only be slower
-            break
-    best = min(rivals, key=lambda rival: rival[3])
+    as_good = [rival for rival in rivals if rival[3] <= 1.01 * implicit[3]]
+    best = min(as_good, key=lambda rival: rival[2]) if as_good else min(rivals, key=lambda rival: rival[3])
     side = images.shape[1] // 8
     pictures = {f"{digit}": np.asarray(implicit[0][digit]).reshape(8, side)[::-1] for digit in range(10)}
     drawn = {
@@ -459,12 +462,15 @@ def _distillation(settings: Settings, key, out: Run) -> Findings:
         "loss, unrolled": best[3],
         "unrolled / implicit loss": best[3] / implicit[3],
         "unrolled / implicit time": best[2] / implicit[2],
+        "most unrolled iterations / implicit time": rivals[-1][2] / implicit[2],
         "accuracy of ten images": implicit[4],
     }
     note = (
         f"The outer learning rate is {settings.distil_rate:g} for both routes. The default is the largest of those tried "
         "on one seed (1, 0.5, 0.25, 0.1, 0.05, 0.02) at which the outer loss falls steadily; at the others it swings up "
-        "and down by either route, and the last losses cannot be compared. Inner gradient descent searches its steps."
+        "and down by either route, and the last losses cannot be compared. Inner gradient descent searches its steps. "
+        "The claim takes the fastest unrolled form whose loss is within 1% of the implicit one, which need not solve the "
+        "inner problem; with more iterations it comes nearer to doing what the implicit route does."
     )
     table = Table("C. Distillation", ["route", "inner iterations", "seconds", "loss"], rows, note)
     return Findings(metrics, [table], drawn)
@@ -746,10 +752,10 @@ def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
     if "C" in settings.parts:
         gaps = every("C unrolled / implicit loss")
         gap = gaps[np.argmax(np.abs(gaps - 1))]
-        note = "unrolled with the fewest inner iterations that do, or the best"
+        note = "the fastest unrolled form that does as well, or the best"
         found.append(Claim.between("C: loss of unrolled / loss of implicit", gap, 0.99, 1.01, "same", note))
         ratio = np.median(every("C unrolled / implicit time"))
-        found.append(Claim.at_least("C: unrolled time / implicit time", ratio, 2.0, "about 4"))
+        found.append(Claim.at_least("C: unrolled time / implicit time", ratio, 2.0, "about 4", note))
     if "D" in settings.parts:
         error = every("D median relative error").max()
         found.append(Claim.at_most("D: median relative error of implicit tangents", error, 1e-3))
