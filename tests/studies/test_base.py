@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optimand.report.record import slugify
-from optimand.studies import Claim, Findings, Run, Table, cards
+from optimand.studies import Claim, Findings, Run, Table, cards, find, load
 
 
 def test_a_claim_holds_exactly_where_its_figure_meets_the_bar():
@@ -65,3 +65,9 @@ def test_listing_the_studies_imports_no_jax():
 def test_every_study_of_the_package_has_a_title_and_a_reference():
     for card in cards().values():
         assert card.title and card.references, card.slug
+
+
+def test_a_study_may_be_a_package():
+    card = find("implicit-diff")
+    assert card.path.name == "__init__.py" and card.summary
+    assert load(card).__name__ == "optimand.studies.implicit_diff"

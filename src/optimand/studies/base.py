@@ -1,6 +1,6 @@
 """What a study is made of: it gets a `Run` to work in and returns `Findings`; `Claim`s are made from all seeds.
 
-A study is one module with
+A study is one module, or one package, with
 
 ```python
 SLUG = "implicit-diff"                        # its name on the command line

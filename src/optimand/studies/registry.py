@@ -1,6 +1,6 @@
 """Finds studies by reading their source, not by importing it: a list of studies costs no JAX.
 
-A study is a module beside this one with a top-level `SLUG = "..."`; or any `.py` file of a user's with one.
+A study is a module or a package beside this one with a top-level `SLUG = "..."`; or any `.py` file of a user's with one.
 """
 
 import ast
@@ -31,7 +31,8 @@ class Card:
 @functools.cache
 def cards() -> dict[str, Card]:
     """All studies of this package, by slug."""
-    found = (_read(path) for path in sorted(Path(__file__).parent.glob("*.py")))
+    here = Path(__file__).parent
+    found = (_read(path) for path in sorted([*here.glob("*.py"), *here.glob("*/__init__.py")]))
     return {card.slug: card for card in found if card is not None}
 
 
@@ -62,8 +63,9 @@ def load(card: Card) -> ModuleType:
     """Import a study, and check that it has what a study must have."""
     from optimand.core.errors import ArgumentError
 
-    if card.path.parent == Path(__file__).parent:
-        module = importlib.import_module(f"optimand.studies.{card.path.stem}")
+    place = card.path.parent if card.path.name == "__init__.py" else card.path.with_suffix("")
+    if place.parent == Path(__file__).parent:
+        module = importlib.import_module(f"optimand.studies.{place.name}")
     else:
         name = f"optimand_study_{card.path.stem}"
         spec = importlib.util.spec_from_file_location(name, card.path)
