@@ -38,7 +38,11 @@ class DiffusionSorption1D(LinearTermsPDE):
     - `stencil`: "paper", second-order central with the second derivative as the derivative of the derivative, one-sided
       at the ends, residual rows everywhere; "compact", the three-point second derivative and backward Euler in time,
       residual rows inside and from t_1 on.
-    - `skip_initial`: no residual rows before the time with this number.
+    - `skip_initial`: no residual rows before the time with this number. They are what ties the field to its initial
+      condition: without them only the basis does.
+    - `skip_corner`: (times, points): no residual rows at fewer than so many times from t = 0 and points from x = 0. The
+      initial and the boundary condition contradict each other in that corner, and differences across a jump are no
+      derivatives: there the residual of an exact solution is many times what it is on all the other points together.
     - `ic_scale`: "relative" divides the initial-condition rows by u_0, "absolute" does not.
     - `pde_weight`, `ic_weight`, `bc_weight`: of the rows of each kind.
     - `diffusion`, `porosity`, `density`, `freundlich_k`, `freundlich_n`: D, phi, rho_s, k, n_f.
@@ -49,6 +53,7 @@ class DiffusionSorption1D(LinearTermsPDE):
     grid: SpaceTimeGrid
     stencil: str = eqx.field(static=True)
     skip_initial: int = eqx.field(static=True)
+    skip_corner: tuple[int, int] = eqx.field(static=True)
     ic_scale: str = eqx.field(static=True)
     pde_weight: float = eqx.field(static=True)
     ic_weight: float = eqx.field(static=True)
@@ -72,6 +77,7 @@ class DiffusionSorption1D(LinearTermsPDE):
         x=None,
         stencil: str = "paper",
         skip_initial: int = 0,
+        skip_corner: tuple[int, int] = (0, 0),
         ic_scale: str = "relative",
         pde_weight: float = 1.0,
         ic_weight: float = 1.0,
@@ -95,6 +101,12 @@ class DiffusionSorption1D(LinearTermsPDE):
             raise ArgumentError(
                 "skip_initial", f"must lie between 0 and {self.grid.shape[0] - 2}, not {skip_initial!r}."
             )
+        corner = tuple(skip_corner)
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in corner)
+        if len(corner) != 2 or not whole or not all(0 <= n < size for n, size in zip(corner, self.grid.shape, strict=True)):
+            raise ArgumentError(
+                "skip_corner", f"must be two numbers of grid points, less than {self.grid.shape}, not {skip_corner!r}."
+            )
         positive = {
             "diffusion": diffusion,
             "density": density,
@@ -109,7 +121,7 @@ class DiffusionSorption1D(LinearTermsPDE):
         for name, value in (("pde_weight", pde_weight), ("ic_weight", ic_weight), ("bc_weight", bc_weight)):
             if not value >= 0:
                 raise ArgumentError(name, f"must not be negative, not {value!r}.")
-        self.stencil, self.skip_initial, self.ic_scale = stencil, skip_initial, ic_scale
+        self.stencil, self.skip_initial, self.skip_corner, self.ic_scale = stencil, skip_initial, corner, ic_scale
         self.pde_weight, self.ic_weight, self.bc_weight = float(pde_weight), float(ic_weight), float(bc_weight)
         self.diffusion, self.porosity, self.density = float(diffusion), float(porosity), float(density)
         self.freundlich_k, self.freundlich_n = float(freundlich_k), float(freundlich_n)
@@ -133,6 +145,7 @@ class DiffusionSorption1D(LinearTermsPDE):
     def mask(self) -> np.ndarray:
         mask = np.ones(self.grid.shape, bool)
         mask[: self.skip_initial] = False
+        mask[: self.skip_corner[0], : self.skip_corner[1]] = False
         if self.stencil == "compact":
             mask[0] = mask[:, 0] = mask[:, -1] = False
         return mask

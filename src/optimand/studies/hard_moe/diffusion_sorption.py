@@ -1,0 +1,126 @@
+"""The part on 1-D diffusion-sorption: trained on initial conditions, held against the finite-volume simulator."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optimand.informed import ConstrainedBasis, DiffusionSorption1D, RandomExperts, SoftField
+from optimand.physics import DiffusionSorption, rollout
+from optimand.report import figures as draw
+
+from ..base import Findings, Run, Table
+from . import Settings
+from .measuring import local_against_global
+from .training import (
+    COLUMNS,
+    NAMES,
+    Case,
+    compare,
+    errors_of,
+    network,
+    own_data,
+    points_of,
+    predict,
+    sweep,
+    variants,
+)
+
+
+def run(settings: Settings, key: Any, out: Run) -> Findings:
+    net_key, data_key, train_key = jax.random.split(key, 3)
+
+    def case(name, stencil, corner):
+        pde = DiffusionSorption1D(
+            settings.ds_nx, settings.ds_nt, settings.ds_t_end, stencil=stencil, diffusion=settings.ds_diffusion,
+            skip_initial=settings.ds_skip_initial, skip_corner=corner, pde_weight=settings.ds_pde_weight,
+        )  # fmt: skip
+
+        def net(channels, activated, soft):
+            del soft
+            return network(
+                settings, 3, channels, settings.ds_width, (settings.ds_modes,) * 2, settings.ds_layers, activate_last_layer=True,
+                activate_output=activated, key=net_key,
+            )  # fmt: skip
+
+        return Case(
+            name, pde, pde.sample_inputs(data_key, settings.ds_inputs), test,
+            references, net, settings.ds_basis, settings.ds_experts, settings.ds_points, settings.ds_batch,
+            settings.steps("ds"),
+        )  # fmt: skip
+
+    test = jnp.linspace(0.01, 0.19, settings.ds_test)
+    references = _sorption_references(settings, test, np.linspace(0, 1, settings.ds_nx), out)
+    paper = case("ds", "paper", (0, 0))
+    metrics, rows, fields, curves, trained = compare(paper, variants(paper, settings), settings, train_key, out)
+    extra = {}
+    if settings.ds_random_experts:
+        model = trained["moe"]
+        router = RandomExperts(model.experts.count)
+        extra["random"] = ConstrainedBasis(
+            paper.net(paper.basis, True, False), paper.pde, experts=router, seed=settings.sampler_seed,
+            constraint=dataclasses.replace(model.constraint, points=points_of(paper, router)),
+        )  # fmt: skip
+    if settings.ds_afterwards:
+        extra["afterwards"] = SoftField(paper.net(paper.basis, True, True), paper.pde)
+    more = compare(paper, extra, settings, train_key, out)
+    if settings.ds_afterwards:
+        hard = ConstrainedBasis(
+            more[4]["afterwards"].net, paper.pde, experts=trained["moe"].experts, seed=settings.sampler_seed,
+            constraint=trained["moe"].constraint,
+        )  # fmt: skip
+        errors = errors_of(predict(hard, paper.test), paper.references)
+        more[1].append(["the same, once constrained", 100 * errors.mean(), 100 * errors.max(), None, None])
+        metrics["ds/afterwards/constrained_error"] = errors.mean()
+    metrics.update(more[0])
+    metrics["ds/local_excess"] = local_against_global(trained["moe"], paper.test)
+    note = f"{paper.steps} steps of batch {paper.batch}, {len(paper.test)} unseen initial conditions"
+    tables = [
+        Table("Diffusion-sorption, the paper's rows", COLUMNS, rows + more[1], note),
+        *sweep(paper, trained["moe"], settings),
+    ]
+    if settings.ds_sound:
+        sound = case("ds_sound", "compact", settings.ds_corner)
+        three = {name: model for name, model in variants(sound, settings).items() if name != "hc_per_solve"}
+        found = compare(sound, three, settings, train_key, out)
+        metrics.update(found[0])
+        note = f"{note}; no rows at the first {settings.ds_corner[0]} times within {settings.ds_corner[1]} points of x = 0"
+        tables.append(Table("Diffusion-sorption, sound rows: compact stencil, no corner", COLUMNS, found[1], note))
+    figures = {
+        "Diffusion-sorption, the paper's rows: reference and predictions": _drawn(settings, paper, fields),
+        "Diffusion-sorption, the paper's rows: training": draw.curves({**curves, **more[3]}, ylabel="loss"),
+    }
+    if settings.ds_sound:
+        figures["Diffusion-sorption, sound rows: reference and predictions"] = _drawn(settings, sound, found[2])
+        figures["Diffusion-sorption, sound rows: training"] = draw.curves(found[3], ylabel="loss")
+    own_data("ds", paper, trained["moe"], settings, out)
+    return Findings(metrics, tables, figures)
+
+
+def _drawn(settings: Settings, case: Case, fields: dict[str, np.ndarray]) -> Any:
+    """The first and the last test condition: reference, predictions, errors."""
+    shown = {
+        f"u0 = {float(case.test[at]):.2f}": {
+            "reference": case.references[at].T,
+            **{NAMES[name]: fields[name][at].T for name in ("soft", "hc", "moe") if name in fields},
+        }
+        for at in (0, len(case.test) - 1)
+    }
+    extent = (0.0, settings.ds_t_end, 0.0, 1.0)
+    return draw.fields(shown, reference="reference", extent=extent, axes=("t, s", "x"), label="u")
+
+
+def _sorption_references(settings: Settings, test: Any, points: np.ndarray, out: Run) -> np.ndarray:
+    """Fields (test, nt, nx) of the finite-volume simulator at the points of the grid."""
+    simulator = DiffusionSorption(dt=settings.ds_t_end / (settings.ds_nt - 1), diffusion=settings.ds_diffusion)
+
+    @jax.jit
+    def simulate(initial):
+        states = rollout(simulator, simulator.initial(initial), steps=settings.ds_nt - 1).observations
+        later = jax.vmap(lambda u: simulator.profile(u, points))(states.u)
+        return jnp.concatenate([jnp.broadcast_to(initial, (1, len(points))), later])
+
+    out.progress("ds: references")
+    return out.once("ds references", lambda: {"fields": np.stack([simulate(u0) for u0 in test])})["fields"]

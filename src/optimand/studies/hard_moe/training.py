@@ -1,0 +1,194 @@
+"""The variants of the comparison, their training, and their errors: the same for both equations."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optimand as om
+from optimand.datasets import FieldData, read_fields, write_fields
+from optimand.informed import ConstrainedBasis, ExpertGrid, NLLSConstraint, SoftField
+from optimand.nn import Pointwise
+from optimand.operators import FNO
+
+from ..base import Run, Table
+from . import Settings
+from .measuring import solve_seconds
+
+
+@dataclasses.dataclass
+class Case:
+    """An equation with data to train and to test on, and networks: what its variants share."""
+
+    name: str
+    pde: Any
+    inputs: Any
+    test: Any
+    references: np.ndarray
+    net: Any  # (channels out, activated output, soft) -> network
+    basis: int
+    experts: tuple[int, ...]
+    share: float
+    batch: int
+    steps: int
+
+
+def network(settings: Settings, *sizes: Any, **options: Any) -> Any:
+    """A Fourier neural operator in single precision whose initial pointwise weights are scaled.
+
+    As initialised, uniform within one over the root of the number of channels, each layer divides what varies by two or
+    more: after five a basis is constant to 0.1 %, and combining it is a badly conditioned problem.
+    """
+
+    def scale(part):
+        if not isinstance(part, Pointwise):
+            return part
+        return eqx.tree_at(lambda part: part.weight, part, settings.weight_gain * part.weight)
+
+    return jax.tree.map(
+        scale, FNO(*sizes, dtype=jnp.float32, **options), is_leaf=lambda part: isinstance(part, Pointwise)
+    )
+
+
+def points_of(case: Case, experts: Any) -> int:
+    """Points of each expert: the share of the smallest box."""
+    box = np.asarray(experts.split(case.pde.mask(), len(case.pde.grid.shape))).sum(axis=1).min()
+    return max(1, int(case.share * box))
+
+
+def variants(case: Case, settings: Settings) -> dict[str, Any]:
+    """PI-SC, PI-HC with the points of all experts and with those of one, and PI-HC-MoE, from one network."""
+    experts = ExpertGrid(case.experts)
+    points = points_of(case, experts)
+
+    def constrained(router, points):
+        return ConstrainedBasis(
+            case.net(case.basis, True, False), case.pde, experts=router, seed=settings.sampler_seed,
+            constraint=constraint_of(settings, points),
+        )  # fmt: skip
+
+    single = ExpertGrid((1,) * len(case.experts))
+    every = {
+        "soft": lambda: SoftField(case.net(1, False, True), case.pde),
+        "hc": lambda: constrained(single, points * experts.count),
+        "hc_per_solve": lambda: constrained(single, points),
+        "moe": lambda: constrained(experts, points),
+    }
+    return {name: make() for name, make in every.items() if name in settings.variants or name == "moe"}
+
+
+def constraint_of(settings: Settings, points: int | None, **changes: Any) -> Any:
+    options = {
+        "points": points, "rtol": settings.rtol, "atol": settings.atol, "max_steps": settings.max_steps,
+        "ridge": settings.ridge, "solver": settings.solver, "adjoint": settings.adjoint,
+    }  # fmt: skip
+    return NLLSConstraint(**{**options, **changes})
+
+
+NAMES = {
+    "soft": "PI-SC",
+    "hc": "PI-HC",
+    "hc_per_solve": "PI-HC, points of one expert",
+    "moe": "PI-HC-MoE",
+    "random": "random experts",
+    "afterwards": "constrained at inference only",
+}
+
+
+def train(case: Case, model: Any, label: str, settings: Settings, key: Any, out: Run) -> Any:
+    """The solution of training one variant."""
+    problem = om.informed.ResidualProblem(case.pde, case.inputs, model, batch_size=case.batch)
+    period = max(1, round(settings.halve_every * case.steps))
+    rate = optax.exponential_decay(
+        settings.learning_rate, period, 0.5, staircase=True, end_value=settings.learning_rate_floor
+    )
+    method = om.smooth.Adam(rate, clip=settings.clip, skip_nonfinite=True)
+    return om.solve(
+        problem, method, key=key, budget=om.Budget(steps=case.steps),
+        callbacks=out.callbacks(label), resume=out.resume(label),
+    )  # fmt: skip
+
+
+def predict(model: Any, inputs: Any) -> np.ndarray:
+    """The fields of all samples, one after the other."""
+    predict = eqx.filter_jit(lambda model, data: model(data))
+    return np.stack([np.asarray(predict(model, data)) for data in inputs])
+
+
+def errors_of(fields: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Relative L2 error of each sample."""
+    axes = tuple(range(1, fields.ndim))
+    return np.sqrt(np.sum((fields - references) ** 2, axis=axes) / np.sum(references**2, axis=axes))
+
+
+def compare(case: Case, variants: dict[str, Any], settings: Settings, key: Any, out: Run):
+    """Train and test every variant: metrics, rows of a table, fields, training curves, trained models."""
+    metrics, rows, fields, curves, trained = {}, [], {}, {}, {}
+    for name, model in variants.items():
+        out.progress(f"{case.name}: {NAMES[name]}")
+        solution = train(case, model, f"{case.name}, {NAMES[name]}", settings, key, out)
+        trained[name] = solution.value
+        fields[name] = predict(solution.value, case.test)
+        errors = errors_of(fields[name], case.references)
+        curves[NAMES[name]] = (solution.history["step"], solution.history["value"])
+        steps = np.diff(solution.history["step"], prepend=0)
+        seconds = (solution.stats["seconds"] - solution.stats["compile_seconds"]) / max(int(steps.sum()), 1)
+        metrics.update({
+            f"{case.name}/{name}/error": errors.mean(), f"{case.name}/{name}/worst": errors.max(),
+            f"{case.name}/{name}/skipped": solution.history["skipped"][-1],
+            f"{case.name}/{name}/seconds_per_step": seconds,
+        })  # fmt: skip
+        rows.append(
+            [NAMES[name], 100 * errors.mean(), 100 * errors.max(), float(solution.history["value"][-1]), seconds]
+        )
+    return metrics, rows, fields, curves, trained
+
+
+COLUMNS = ("variant", "mean error, %", "worst error, %", "last loss", "seconds a step")
+
+
+def sweep(case: Case, model: Any, settings: Settings) -> list[Table]:
+    """Error and time of trained experts at other shares of points."""
+    if not settings.points_sweep:
+        return []
+    rows = []
+    for share in settings.points_sweep:
+        points = points_of(dataclasses.replace(case, share=share), model.experts)
+        swept = dataclasses.replace(model.constraint, points=points)
+        changed = with_constraint(model, swept)
+        errors = errors_of(predict(changed, case.test), case.references)
+        rows.append([share, points, 100 * errors.mean(), 1e3 * solve_seconds(changed, case.test[:1])[0]])
+    return [Table(f"{case.name}: points at inference", ("share", "points of an expert", "mean error, %", "ms"), rows)]
+
+
+def with_constraint(model: Any, constraint: Any) -> Any:
+    return ConstrainedBasis(
+        model.net, model.pde, experts=model.experts, constraint=constraint, seed=model.seed, dtype=model.dtype
+    )
+
+
+def own_data(part: str, case: Case, model: Any, settings: Settings, out: Run) -> None:
+    """Predict with the experts: from a user's initial conditions if there are some of this part, else from the test's."""
+    if settings.predictions is None:
+        return
+    grid, initial = case.pde.grid, case.test
+    space = tuple(grid.axis(axis) for axis in range(1, len(grid.shape)))
+    if settings.initial_conditions is not None:
+        data = read_fields(settings.initial_conditions, 1 if "ds" in settings.parts else 2)
+        if len(data.grid) != len(space):
+            return
+        initial = jnp.asarray(next(iter(data.fields.values())))
+        if initial.ndim > len(space) + 1:  # a file of trajectories: their first times are the initial conditions
+            initial = initial[:, 0]
+    for sample in initial:
+        case.pde.check(sample)
+    fields = predict(model, initial)
+    name = "concentration" if part == "ds" else "vorticity"
+    several = len([name for name in settings.parts if name != "scaling"]) > 1
+    path = settings.predictions
+    path = path.with_stem(f"{path.stem}-{part}") if several else path
+    out.progress(f"{part}: predictions in {write_fields(path, FieldData({name: fields}, space, grid.axis(0)))}")
