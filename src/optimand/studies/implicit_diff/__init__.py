@@ -52,9 +52,11 @@ class Settings:
     )
     discs_count: int = _setting(64, "D: discs")
     discs_theta: float = _setting(0.6, "D: diameter of the small half")
-    discs_packing: float = _setting(1.0, "D: packing fraction")
+    discs_packing: float = _setting(0.98, "D: packing fraction")
+    discs_time_step: float = _setting(0.1, "D: first time step of FIRE; the longest is four times it")
     discs_runs: int = _setting(20, "D: random starts")
-    discs_iterations: int = _setting(4000, "D: most iterations of FIRE")
+    discs_iterations: int = _setting(2000, "D: most iterations of FIRE")
+    discs_unrolled: int = _setting(300, "D: iterations after which unrolled tangents are held to the bar")
     dictionary_data: str = _setting("", "E: an .npz file with arrays X and y; breast cancer data by default")
     dictionary_atoms: int = _setting(10, "E: atoms")
     dictionary_splits: int = _setting(10, "E: random splits")
@@ -78,7 +80,7 @@ QUICK = {
     "distil_unrolled": "10",
     "discs_count": 12,
     "discs_runs": 2,
-    "discs_iterations": 1500,
+    "discs_iterations": 1000,
     "dictionary_splits": 1,
     "dictionary_steps": 3,
     "parity_methods": "FixedPointIteration",
@@ -145,8 +147,16 @@ def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
         error = every("D median relative error").max()
         found.append(Claim.at_most("D: median relative error of implicit tangents", error, 1e-3))
         found.append(Claim.at_most("D: implicit tangents that diverge", every("D divergences").sum(), 0.0))
-        beyond = every("D runs with unrolled norm beyond 10 x").mean()
-        found.append(Claim.at_least("D: fraction of unrolled tangents beyond 10 x", beyond, 0.2, "blow up"))
+        share = lambda name: every(f"D runs with {name}").mean()
+        after = f"after {settings.discs_unrolled} iterations"
+        note = (
+            f"implicit tangents of the same iterates: {share('implicit norm beyond 10 x, at the same iterates'):.2g}; "
+            f"unrolled ones once FIRE has converged: {share('unrolled norm beyond 10 x, relaxed'):.2g}"
+        )
+        beyond = share("unrolled norm beyond 10 x")
+        found.append(
+            Claim.at_least(f"D: fraction of unrolled tangents beyond 10 x {after}", beyond, 0.2, "many", note)
+        )
     if "P" in settings.parts:
         share = (every("P methods that agree") / every("P methods")).min()
         found.append(Claim.at_least("P: fraction of methods whose gradients agree", share, 1.0))
