@@ -189,6 +189,7 @@ def _draw_images(images):
             shown = place.imshow(pictures[digit], cmap=style.SIGNED, vmin=-high, vmax=high, origin="upper")
             place.set_title(f"{digit}")
             place.set(xticks=[], yticks=[])
+            place.spines[["top", "right"]].set_visible(True)
             place.grid(False)
         figure.colorbar(shown, ax=places, label="ink", shrink=0.8, pad=0.02)
         return figure
@@ -199,7 +200,7 @@ def _draw_choices(routes, reference: float):
     with style.house_style():
         import matplotlib.pyplot as plt
 
-        figure, place = plt.subplots()
+        figure, place = plt.subplots(figsize=(7.2, 3.4))
         for colour, (name, starts) in zip(style.COLOURS, routes.items(), strict=False):
             for warm, found in starts.items():
                 milliseconds = [1e3 * one.seconds / len(one.losses) for one in found]
@@ -208,7 +209,8 @@ def _draw_choices(routes, reference: float):
                 label = f"{name}, from {'the step before' if warm else 'zero'}"
                 place.scatter(milliseconds, above, label=label, marker="o" if name == "implicit" else "s", **look)
         place.axhline(1.0, color=style.INK, linewidth=1, linestyle=":")
-        place.annotate("as good", (1, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        below = {"xytext": (3, -3), "textcoords": "offset points", "ha": "left", "va": "top", "fontsize": 9}
+        place.annotate("as good", (0, 1.0), xycoords=("axes fraction", "data"), **below)
         place.set(xscale="log", yscale="log", xlabel="ms per outer step", ylabel="loss above the reference, %")
         place.set_title("Each choice of each route")
         place.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
