@@ -198,6 +198,15 @@ def test_ridge_regularises_the_adjoint():
     np.testing.assert_allclose(jax.grad(lambda a: solver(0.0, a))(3.0), 0.5)
 
 
+def test_a_point_that_is_no_solution_of_a_singular_system_warns_of_both():
+    root = om.implicit(lambda x, b: jnp.array([x[0] - b[0], 0.0]) + 1.0, symmetric=True)(lambda guess, b: b)
+    with pytest.warns(RuntimeWarning) as caught:
+        jax.jvp(lambda b: root(jnp.zeros(2), b), (jnp.ones(2),), (jnp.ones(2),))
+        jax.effects_barrier()
+    messages = " ".join(str(one.message) for one in caught)
+    assert "not a solution" in messages and "singular" in messages
+
+
 def test_differentiating_a_point_that_is_no_solution_warns():
     with pytest.warns(RuntimeWarning, match="not a solution"):
         jax.grad(lambda t: solved(t, budget=om.Budget(steps=2)).sum())(TARGET)

@@ -51,7 +51,16 @@ def test_losses_of_distillation_must_be_equal_either_way():
     settings = implicit_diff.Settings(parts="C")
     for ratio, holds in ((1.0, True), (0.95, False), (1.05, False)):
         seed = {"C unrolled / implicit loss": ratio, "C unrolled / implicit time": 3.0}
-        assert implicit_diff.claims([seed], settings)[0].holds is holds
+        seed |= {f"C same solver: {name[2:]}": value for name, value in seed.items()}
+        assert [claim.holds for claim in implicit_diff.claims([seed], settings)] == [holds, True, holds, True]
+
+
+def test_of_the_routes_that_are_as_good_the_fastest_counts():
+    from optimand.studies.implicit_diff.distillation import Distilled, fastest
+
+    routes = [Distilled(None, [0], seconds, loss, 1.0) for seconds, loss in ((3.0, 1.0), (2.0, 1.005), (1.0, 1.2))]
+    assert fastest(routes, 1.0).seconds == 2.0
+    assert fastest(routes[2:], 1.0).loss == 1.2
 
 
 def test_claims_look_at_the_worst_seed():
@@ -65,7 +74,7 @@ def test_claims_look_at_the_worst_seed():
     assert [claim.measured for claim in bad if not claim.holds] == [0.5]
 
 
-@pytest.mark.parametrize("bad", [{"parts": "XYZ"}, {"svm_features": "50,many"}, {"distil_unrolled": ""}])
+@pytest.mark.parametrize("bad", [{"parts": "XYZ"}, {"svm_features": "50,many"}, {"distil_unrolled": ""}, {"distil_implicit": "1e-5"}])
 def test_bad_settings_are_refused_by_name(bad):
     with pytest.raises(ArgumentError, match=next(iter(bad))):
         implicit_diff.Settings(**bad)

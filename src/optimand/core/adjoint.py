@@ -174,8 +174,7 @@ def _tangent(condition, value, params, params_dot, adjoint: Implicit, symmetric:
     # A leaf that does not depend on the tangent would be a constant under transposition, where all or none may be.
     tie = sum((0 * jnp.sum(b) for b in jtu.tree_leaves(rhs)), start=jnp.zeros(()))
     rhs = jtu.tree_map(lambda b: -sign * b + tie.astype(b.dtype), rhs)
-    solution = _solve(matvec, rhs, adjoint, symmetric, at_solution)
-    _look_at(at_solution, unknown, adjoint)
+    solution = _solve(matvec, rhs, adjoint, symmetric, at_solution, unknown)
     spoil = jnp.where(failed, jnp.nan, 1.0)  # a factor, so that reverse mode meets it too
     return jtu.tree_map(lambda leaf: leaf * spoil.astype(leaf.dtype), solution)
 
@@ -198,17 +197,11 @@ def _operator(derivative, unknown, ridge, symmetric: bool):
     return lambda u: jtu.tree_map(lambda au, u: au + shift.astype(u.dtype) * u, matvec(u), u), sign
 
 
-def _look_at(at_solution, unknown, adjoint: Implicit) -> None:
-    """Warn if F is not zero."""
-    if adjoint.tolerance is not None:
-        norm = _norm(at_solution)
-        bad = ~(norm <= adjoint.tolerance * (1 + _norm(unknown)))
-        _call_if(bad, _warn_unsolved, norm)
-
-
-def _call_if(predicate, callback, *args) -> None:
-    """Call the host only when there is something to say: a call costs more than many a linear solve."""
-    tell = lambda: jax.debug.callback(callback, predicate, *args)
+def _call_if(predicate, callback, measured: Callable) -> None:
+    """Call the host, with what `measured` returns, only when there is something to say: a call costs more than many a
+    linear solve, and so does finding out what to say.
+    """
+    tell = lambda: jax.debug.callback(callback, predicate, *measured())
     jax.lax.cond(predicate, tell, lambda: None)
 
 
@@ -238,18 +231,16 @@ def _norm(tree) -> Array:
     return jnp.sqrt(sum((jnp.sum(jnp.abs(leaf) ** 2) for leaf in jtu.tree_leaves(tree)), start=jnp.zeros(())))
 
 
-def _warn_unsolved(bad, norm):
-    if np.any(bad):  # under vmap both branches of a cond run
+def _warn(bad, unsolved, norm, singular, residual):
+    """Of a point that is no solution, and of a linear system that was not solved. Under vmap both branches of a cond run."""
+    if np.any(bad & unsolved):
         warnings.warn(
             f"differentiating a point that is not a solution: the norm of its optimality condition is "
             f"{float(np.max(norm)):.3g}. Solve to a smaller tolerance, or use `Unrolled()` if the path matters.",
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-def _warn_singular(bad, residual):
-    if np.any(bad):
+    if np.any(bad & singular):
         warnings.warn(
             f"the linear system of a derivative is singular or was not solved (relative residual "
             f"{float(np.max(residual)):.3g}): the solution may not be unique. The derivative is that of least norm; "
@@ -262,7 +253,7 @@ def _warn_singular(bad, residual):
 # The linear solve A u = b: products only, or dense when small.
 
 
-def _solve(matvec, rhs, adjoint: Implicit, symmetric: bool, at_solution=None, start=None):
+def _solve(matvec, rhs, adjoint: Implicit, symmetric: bool, at_solution, unknown, start=None):
     size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
     if size == 0:
         return rhs
@@ -275,13 +266,13 @@ def _solve(matvec, rhs, adjoint: Implicit, symmetric: bool, at_solution=None, st
 
     def watched(matvec, rhs):
         solution, solved = method(matvec, rhs)
+        residual = lambda: _relative(matvec, solution, rhs)
+        norm = _norm(at_solution)
         if adjoint.monitor is not None:
-            measured = {"residual": _relative(matvec, solution, rhs), "solved": solved}
-            if at_solution is not None:
-                measured["optimality"] = _norm(at_solution)
-            jax.debug.callback(adjoint.monitor, measured)
+            jax.debug.callback(adjoint.monitor, {"residual": residual(), "solved": solved, "optimality": norm})
         if adjoint.tolerance is not None:
-            _call_if(~solved, _warn_singular, _relative(matvec, solution, rhs))
+            unsolved = ~(norm <= adjoint.tolerance * (1 + _norm(unknown)))
+            _call_if(unsolved | ~solved, _warn, lambda: (unsolved, norm, ~solved, residual()))
         return solution
 
     return jax.lax.custom_linear_solve(matvec, rhs, solve=watched, transpose_solve=watched, symmetric=symmetric)
@@ -338,12 +329,14 @@ def _krylov(adjoint: Implicit, symmetric: bool, start, matvec, rhs):
         again, _ = jax.scipy.sparse.linalg.cg(
             product, transposed(rhs)[0], x0=u, tol=rtol, maxiter=adjoint.max_steps or 10 * size
         )
-        return jtu.tree_map(functools.partial(jnp.where, defect(again) < defect(u)), again, u)
+        known, found = defect(u), defect(again)
+        return jtu.tree_map(functools.partial(jnp.where, found < known), again, u), jnp.fmin(found, known)
 
     finite = jtu.tree_map(jnp.nan_to_num, solution)
     enough = 100 * rtol * _norm(rhs)
-    solution = jax.lax.cond(~(defect(solution) <= enough), normal_equations, lambda u: u, finite)
-    return solution, defect(solution) <= 100 * enough
+    left = defect(solution)
+    solution, left = jax.lax.cond(~(left <= enough), normal_equations, lambda u: (u, left), finite)
+    return solution, left <= 100 * enough
 
 
 # For any solver, ours or not.
@@ -477,7 +470,6 @@ def root_vjp(
     at_solution, pullback = jax.vjp(residual, unknown, active)
     transposed, sign = _operator(lambda u: pullback(u)[0], unknown, adjoint.ridge, symmetric)
     w = jtu.tree_map(lambda w, x: jnp.asarray(w, x.dtype), eqx.filter(cotangent, eqx.is_array_like), unknown)
-    u = _solve(transposed, w, adjoint, symmetric, at_solution, start)
-    _look_at(at_solution, unknown, adjoint)
+    u = _solve(transposed, w, adjoint, symmetric, at_solution, unknown, start)
     cotangents = pullback(jtu.tree_map(lambda u: -sign * u, u))[1]
     return (cotangents, u) if with_adjoint else cotangents

@@ -218,6 +218,10 @@ def _dress(figure, place, xlabel, ylabel, title, log, entries):
         place.set_xscale("log")
     if "y" in log:
         place.set_yscale("log")
-    if entries > 1:
-        place.legend(loc="best" if entries <= 5 else "upper left", bbox_to_anchor=None if entries <= 5 else (1.01, 1.0))
+    if entries > 5:
+        legend = place.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        width, height = figure.get_size_inches()  # room for the legend, so that the axes keep theirs
+        figure.set_size_inches(width + legend.get_window_extent().width / figure.dpi, height)
+    elif entries > 1:
+        place.legend(loc="best")
     return figure

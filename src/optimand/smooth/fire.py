@@ -1,11 +1,12 @@
 r"""FIRE: the fast inertial relaxation engine.
 
-Molecular dynamics with force \(F = -\nabla f\) and unit masses, whose velocity is turned towards the force,
+Molecular dynamics with force \(F = -\nabla f\) and unit masses, integrated by velocity Verlet, after each step of which the
+velocity is turned towards the force,
 
 $$v \leftarrow (1 - \alpha) v + \alpha \lVert v \rVert F / \lVert F \rVert ,$$
 
-and set to zero as soon as the power \(P = F \cdot v\) is negative. While it has been positive for more than N_min steps the
-time step grows and \(\alpha\) decays (Bitzek et al. 2006).
+and set to zero if the power \(P = F \cdot v\), of the force and the velocity at the new point, is negative: the step went
+uphill. While it has been positive for more than N_min steps the time step grows and \(\alpha\) decays (Bitzek et al. 2006).
 """
 
 from typing import Any, ClassVar
@@ -88,19 +89,20 @@ class FIRE(Method):
         )
 
     def step(self, problem: Objective, state: FIREState, *, key: Array | None) -> FIREState:
-        velocity = add(state.velocity, state.gradient, -state.time_step)  # semi-implicit Euler
-        power = -dot(state.gradient, velocity)
-        force = norm(state.gradient)
+        half = add(state.velocity, state.gradient, -0.5 * state.time_step)
+        x = add(state.x, half, state.time_step)
+        value, gradient = problem.value_and_gradient(x, key=key)
+        velocity = add(half, gradient, -0.5 * state.time_step)
+        power = -dot(gradient, velocity)
+        force = norm(gradient)
         turned = state.alpha * norm(velocity) / jnp.where(force > 0, force, 1)
-        velocity = add(scale(1 - state.alpha, velocity), state.gradient, -turned)
+        velocity = add(scale(1 - state.alpha, velocity), gradient, -turned)
         forward = power > 0
         velocity = scale(jnp.where(forward, 1, 0), velocity)
         settled = forward & (state.positive > self.delay)
         longer = jnp.minimum(self.grow * state.time_step, self.max_time_step)
         time_step = jnp.where(settled, longer, jnp.where(forward, state.time_step, self.shrink * state.time_step))
         alpha = jnp.where(settled, self.alpha_decay * state.alpha, jnp.where(forward, state.alpha, self.alpha))
-        x = add(state.x, velocity, time_step)
-        value, gradient = problem.value_and_gradient(x, key=key)
         return FIREState(
             x, velocity, value, gradient, time_step.astype(value.dtype), alpha.astype(value.dtype),
             jnp.where(forward, state.positive + 1, 0).astype(jnp.int32),

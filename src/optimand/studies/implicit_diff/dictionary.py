@@ -78,7 +78,7 @@ def run(settings: Settings, key, out: Run) -> Findings:
         found["task-driven"].append(auc(y[test], np.asarray(scores)))
         for name, penalty in (("L2 logistic", 0.0), ("L1 logistic", 1.0)):
             rival = linear.LogisticRegression(C=10.0, solver="saga", l1_ratio=penalty, max_iter=5000)
-            if penalty == 1.0 and "penalty" in rival.get_params():
+            if penalty == 1.0 and rival.get_params().get("penalty") == "l2":  # before scikit-learn 1.8 the ratio alone is not enough
                 rival.set_params(penalty="elasticnet")
             found[name].append(auc(y[test], rival.fit(x[train], y[train]).decision_function(x[test])))
         out.progress(f"E: split {split}: " + ", ".join(f"{name} {v[-1]:.4f}" for name, v in found.items()))
