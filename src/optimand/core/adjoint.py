@@ -50,7 +50,7 @@ class Implicit(Adjoint):
     **Arguments:**
 
     - `linear_solver`: a `lineax` solver for \(A u = b\). By default: a dense factorisation up to `dense_below`
-      unknowns, above it conjugate gradients if \(A\) is symmetric and GMRES if not; a Krylov solve that misses its tolerance is
+      unknowns, above it conjugate gradients if \(A\) is symmetric and BiCGSTAB if not; a Krylov solve that misses its tolerance is
       repeated by conjugate gradients on the normal equations, a singular dense one by the minimum-norm solution.
     - `ridge`: move the eigenvalues of \(A\) away from zero by this much, for singular or ill-conditioned systems.
     - `rtol`, `max_steps`: of the default Krylov solvers; `rtol=None` is 1e-8 in float64 and 1e-6 in float32.
@@ -349,10 +349,9 @@ def _krylov(adjoint: Implicit, symmetric: bool, start, matvec, rhs):
     if symmetric:
         solution, missed = _conjugate_gradients(matvec, rhs, start, adjoint.preconditioner, rtol, steps)
     else:
-        restart = min(size, 40)
+        # Two products an iteration and no basis to keep orthogonal, which costs GMRES more than it saves.
         options: dict[str, Any] = {"tol": rtol, "M": adjoint.preconditioner, "x0": start}
-        cycles = max(1, steps // restart)
-        solution, _ = jax.scipy.sparse.linalg.gmres(matvec, rhs, restart=restart, maxiter=cycles, **options)
+        solution, _ = jax.scipy.sparse.linalg.bicgstab(matvec, rhs, maxiter=max(1, steps // 2), **options)
         missed = None
     solution = jtu.tree_map(jnp.nan_to_num, solution)
     if missed is None or dtype != jnp.float64:  # where rounding may have led the recurrence of the residual astray
