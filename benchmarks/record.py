@@ -1,6 +1,7 @@
 """Where a benchmark leaves its figures: benchmarks/results/NAME.json, read by `optimand report --markdown`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def write(
         "date": record.today(),
         "machine": record.machine(),
         "versions": record.versions(),
+        "load average at the end": round(os.getloadavg()[0], 2),  # a ratio taken on a busy machine tells little
         "rows": rows,
         "claims": judged,
         **more,

@@ -50,7 +50,7 @@ class Implicit(Adjoint):
     **Arguments:**
 
     - `linear_solver`: a `lineax` solver for \(A u = b\). By default: a dense factorisation up to `dense_below`
-      unknowns, above it conjugate gradients if \(A\) is symmetric and GMRES if not; a Krylov solve that misses its tolerance is
+      unknowns, above it conjugate gradients if \(A\) is symmetric and BiCGSTAB if not; a Krylov solve that misses its tolerance is
       repeated by conjugate gradients on the normal equations, a singular dense one by the minimum-norm solution.
     - `ridge`: move the eigenvalues of \(A\) away from zero by this much, for singular or ill-conditioned systems.
     - `rtol`, `max_steps`: of the default Krylov solvers; `rtol=None` is 1e-8 in float64 and 1e-6 in float32.
@@ -168,8 +168,8 @@ def _tangent(condition, value, params, params_dot, adjoint: Implicit, symmetric:
         return _like(out, unknown)
 
     _, rhs = jax.jvp(lambda active: residual(unknown, active), (active,), (params_dot,))
-    at_solution, derivative = jax.linearize(lambda unknown: residual(unknown, active), unknown)
     symmetric = symmetric if adjoint.symmetric is None else adjoint.symmetric
+    at_solution, derivative = _linearised(lambda unknown: residual(unknown, active), unknown, symmetric)
     matvec, sign = _operator(derivative, unknown, adjoint.ridge, symmetric)
     # A leaf that does not depend on the tangent would be a constant under transposition, where all or none may be.
     tie = sum((0 * jnp.sum(b) for b in jtu.tree_leaves(rhs)), start=jnp.zeros(()))
@@ -177,6 +177,18 @@ def _tangent(condition, value, params, params_dot, adjoint: Implicit, symmetric:
     solution = _solve(matvec, rhs, adjoint, symmetric, at_solution, unknown)
     spoil = jnp.where(failed, jnp.nan, 1.0)  # a factor, so that reverse mode meets it too
     return jtu.tree_map(lambda leaf: leaf * spoil.astype(leaf.dtype), solution)
+
+
+def _linearised(residual, unknown, symmetric: bool):
+    """F at the solution, and products with its derivative there.
+
+    A symmetric derivative, the Hessian of something, is its own transpose, and reverse over reverse mode multiplies by it
+    with fewer operations than forward over reverse mode.
+    """
+    if not symmetric:
+        return jax.linearize(residual, unknown)
+    at_solution, pullback = jax.vjp(residual, unknown)
+    return at_solution, lambda u: pullback(u)[0]
 
 
 def _operator(derivative, unknown, ridge, symmetric: bool):
@@ -195,14 +207,6 @@ def _operator(derivative, unknown, ridge, symmetric: bool):
     inner = sum(jtu.tree_leaves(jtu.tree_map(lambda a, b: jnp.sum(a * b), matvec(probe), probe)))
     shift = jax.lax.stop_gradient(jnp.where(inner < 0, -ridge, ridge))
     return lambda u: jtu.tree_map(lambda au, u: au + shift.astype(u.dtype) * u, matvec(u), u), sign
-
-
-def _call_if(predicate, callback, measured: Callable) -> None:
-    """Call the host, with what `measured` returns, only when there is something to say: a call costs more than many a
-    linear solve, and so does finding out what to say.
-    """
-    tell = lambda: jax.debug.callback(callback, predicate, *measured())
-    jax.lax.cond(predicate, tell, lambda: None)
 
 
 def _present(ridge) -> bool:
@@ -228,26 +232,54 @@ def _shapes(tree) -> str:
 
 
 def _norm(tree) -> Array:
-    return jnp.sqrt(sum((jnp.sum(jnp.abs(leaf) ** 2) for leaf in jtu.tree_leaves(tree)), start=jnp.zeros(())))
+    # The barrier keeps what computes a leaf out of the reduction, in which it would be evaluated element by element.
+    leaves = jax.lax.optimization_barrier(jtu.tree_leaves(tree))
+    square = lambda leaf: jnp.real(jnp.vdot(leaf, leaf, precision=jax.lax.Precision.HIGHEST))
+    return jnp.sqrt(sum((square(leaf) for leaf in leaves), start=jnp.zeros(())))
 
 
-def _warn(bad, unsolved, norm, singular, residual):
-    """Of a point that is no solution, and of a linear system that was not solved. Under vmap both branches of a cond run."""
-    if np.any(bad & unsolved):
+def _reporting(adjoint: Implicit, at_solution, unknown):
+    """A function of (solution, whether it solves the system, relative residual) that warns if it does not, or if F is
+    not zero, and returns the solution.
+
+    The host answers with a zero that is added to the solution, which keeps the call alive although it is declared pure:
+    one with an effect would make every call of the compiled function pass through Python, which costs more than many a
+    linear solve. The question is asked once, after the solve: on the CPU a branch before it slows the loop down.
+    """
+    if adjoint.tolerance is None:
+        return lambda solution, solved, relative: solution
+    norm = jax.lax.stop_gradient(_norm(at_solution))
+    astray = ~(norm <= adjoint.tolerance * (1 + jax.lax.stop_gradient(_norm(unknown))))
+
+    def report(solution, solved, relative):
+        answer = jax.ShapeDtypeStruct((), np.float32)
+        tell = lambda: jax.pure_callback(
+            _warn, answer, astray, norm, ~solved, relative(), vmap_method="broadcast_all"
+        )
+        zero = jax.lax.cond(astray | ~solved, tell, lambda: jnp.zeros((), np.float32))
+        return jtu.tree_map(lambda leaf: leaf + zero.astype(leaf.dtype), solution)
+
+    return report
+
+
+def _warn(astray, norm, unsolved, relative):
+    # Under vmap both branches of a cond run, for all members of the batch.
+    if np.any(astray):
         warnings.warn(
             f"differentiating a point that is not a solution: the norm of its optimality condition is "
             f"{float(np.max(norm)):.3g}. Solve to a smaller tolerance, or use `Unrolled()` if the path matters.",
             RuntimeWarning,
             stacklevel=2,
         )
-    if np.any(bad & singular):
+    if np.any(unsolved):
         warnings.warn(
             f"the linear system of a derivative is singular or was not solved (relative residual "
-            f"{float(np.max(residual)):.3g}): the solution may not be unique. The derivative is that of least norm; "
+            f"{float(np.max(relative)):.3g}): the solution may not be unique. The derivative is that of least norm; "
             f"`Implicit(ridge=...)` regularises it.",
             RuntimeWarning,
             stacklevel=2,
         )
+    return np.zeros(np.shape(astray), np.float32)
 
 
 # The linear solve A u = b: products only, or dense when small.
@@ -264,24 +296,24 @@ def _solve(matvec, rhs, adjoint: Implicit, symmetric: bool, at_solution, unknown
     else:
         method = functools.partial(_krylov, adjoint, symmetric, start)
 
+    report = _reporting(adjoint, at_solution, unknown)
+
     def watched(matvec, rhs):
-        solution, solved = method(matvec, rhs)
-        residual = lambda: _relative(matvec, solution, rhs)
-        norm = _norm(at_solution)
+        solution, solved, defect = method(matvec, rhs)
+        relative = lambda: defect() / jnp.maximum(_norm(rhs), jnp.finfo(jnp.float32).tiny)
         if adjoint.monitor is not None:
-            jax.debug.callback(adjoint.monitor, {"residual": residual(), "solved": solved, "optimality": norm})
-        if adjoint.tolerance is not None:
-            unsolved = ~(norm <= adjoint.tolerance * (1 + _norm(unknown)))
-            _call_if(unsolved | ~solved, _warn, lambda: (unsolved, norm, ~solved, residual()))
-        return solution
+            measured = {"residual": relative(), "solved": solved, "optimality": _norm(at_solution)}
+            jax.debug.callback(adjoint.monitor, measured)
+        return report(solution, solved, relative)
 
     return jax.lax.custom_linear_solve(matvec, rhs, solve=watched, transpose_solve=watched, symmetric=symmetric)
 
 
-def _relative(matvec, solution, rhs):
-    """|A u - b| / |b|."""
-    defect = jtu.tree_map(lambda a, b: a - b, matvec(solution), rhs)
-    return _norm(defect) / jnp.maximum(_norm(rhs), jnp.finfo(jnp.float32).tiny)
+# Each of the following returns the solution, whether it is one, and |A u - b|, to be computed where it is needed.
+
+
+def _defect(matvec, solution, rhs):
+    return _norm(jtu.tree_map(lambda a, b: a - b, matvec(solution), rhs))
 
 
 def _by_lineax(solver, symmetric, start, matvec, rhs):
@@ -290,7 +322,8 @@ def _by_lineax(solver, symmetric, start, matvec, rhs):
     operator = lx.FunctionLinearOperator(matvec, structure, tags)
     options = {} if start is None else {"y0": start}
     answer = lx.linear_solve(operator, rhs, solver, options=options, throw=False)
-    return answer.value, answer.result == lx.RESULTS.successful
+    solved = answer.result == lx.RESULTS.successful
+    return answer.value, solved, lambda: _defect(matvec, answer.value, rhs)
 
 
 def _dense(matvec, rhs):
@@ -305,38 +338,71 @@ def _dense(matvec, rhs):
         lambda: jax.scipy.linalg.lu_solve((lu, pivots), flat),
         lambda: jnp.linalg.lstsq(matrix, flat)[0],
     )
-    return unravel(solution), regular
+    return unravel(solution), regular, lambda: _norm(matrix @ solution - flat)
 
 
 def _krylov(adjoint: Implicit, symmetric: bool, start, matvec, rhs):
     dtype = jnp.result_type(*jtu.tree_leaves(rhs))
     rtol = adjoint.rtol if adjoint.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-6)
     size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
-    options: dict[str, Any] = {"tol": rtol, "M": adjoint.preconditioner, "x0": start}
+    steps = adjoint.max_steps or 10 * size
     if symmetric:
-        solution, _ = jax.scipy.sparse.linalg.cg(matvec, rhs, maxiter=adjoint.max_steps or 10 * size, **options)
+        solution, missed = _conjugate_gradients(matvec, rhs, start, adjoint.preconditioner, rtol, steps)
     else:
-        restart = min(size, 40)
-        cycles = max(1, (adjoint.max_steps or 10 * size) // restart)
-        solution, _ = jax.scipy.sparse.linalg.gmres(matvec, rhs, restart=restart, maxiter=cycles, **options)
+        # Two products an iteration and no basis to keep orthogonal, which costs GMRES more than it saves.
+        options: dict[str, Any] = {"tol": rtol, "M": adjoint.preconditioner, "x0": start}
+        solution, _ = jax.scipy.sparse.linalg.bicgstab(matvec, rhs, maxiter=max(1, steps // 2), **options)
+        missed = None
+    solution = jtu.tree_map(jnp.nan_to_num, solution)
+    if missed is None or dtype != jnp.float64:  # where rounding may have led the recurrence of the residual astray
+        missed = _defect(matvec, solution, rhs)
 
-    def defect(u):
-        return _norm(jtu.tree_map(lambda a, b: a - b, matvec(u), rhs))
-
-    def normal_equations(u):
+    def normal_equations(u, missed):
         (transposed,) = [jax.linear_transpose(matvec, rhs)]
         product = lambda v: transposed(matvec(v))[0]
-        again, _ = jax.scipy.sparse.linalg.cg(
-            product, transposed(rhs)[0], x0=u, tol=rtol, maxiter=adjoint.max_steps or 10 * size
-        )
-        known, found = defect(u), defect(again)
-        return jtu.tree_map(functools.partial(jnp.where, found < known), again, u), jnp.fmin(found, known)
+        again, _ = jax.scipy.sparse.linalg.cg(product, transposed(rhs)[0], x0=u, tol=rtol, maxiter=steps)
+        left, before = _defect(matvec, again, rhs), _defect(matvec, u, rhs)
+        return jtu.tree_map(functools.partial(jnp.where, left < before), again, u), jnp.minimum(left, before)
 
-    finite = jtu.tree_map(jnp.nan_to_num, solution)
     enough = 100 * rtol * _norm(rhs)
-    left = defect(solution)
-    solution, left = jax.lax.cond(~(left <= enough), normal_equations, lambda u: (u, left), finite)
-    return solution, left <= 100 * enough
+    solution, missed = jax.lax.cond(
+        ~(missed <= enough), normal_equations, lambda u, missed: (u, missed), solution, missed
+    )
+    return solution, missed <= 100 * enough, lambda: missed
+
+
+def _conjugate_gradients(matvec, rhs, start, preconditioner, rtol, steps: int):
+    """The solution, and the norm of what its residual is by recurrence.
+
+    This takes two products fewer than `jax.scipy.sparse.linalg.cg` and a look at the result: that multiplies a start of
+    zero by the matrix, and does not say what is left. Where a handful of products solve the system, they count.
+    """
+    dot = lambda a, b: sum(
+        jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST)
+        for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
+    )
+    along = lambda x, step, d: jtu.tree_map(lambda x, d: (x + step * d).astype(x.dtype), x, d)
+    precondition = (lambda r: r) if preconditioner is None else preconditioner
+    limit = rtol**2 * dot(rhs, rhs)
+
+    def going(carry):
+        _, _, left, _, _, step = carry
+        return (left > limit) & (step < steps)
+
+    def iterate(carry):
+        x, r, _, inner, p, step = carry
+        image = matvec(p)
+        length = inner / dot(p, image)
+        x, r = along(x, length, p), along(r, -length, image)
+        z = precondition(r)
+        next_inner = dot(r, z)
+        left = next_inner if preconditioner is None else dot(r, r)
+        return x, r, left, next_inner, along(z, next_inner / inner, p), step + 1
+
+    x, r = (jtu.tree_map(jnp.zeros_like, rhs), rhs) if start is None else (start, along(rhs, -1, matvec(start)))
+    z = precondition(r)
+    x, _, left, *_ = jax.lax.while_loop(going, iterate, (x, r, dot(r, r), dot(r, z), z, jnp.int32(0)))
+    return x, jnp.sqrt(left)
 
 
 # For any solver, ours or not.

@@ -151,7 +151,7 @@ def fingerprint(problem: PyTree, method: PyTree, key: Any) -> dict[str, str]:
     return {"problem": _digest(problem), "method": _digest(method), "key": _digest(key)}
 
 
-_SAMPLED_ABOVE = 1 << 24  # numbers; of a larger array an evenly spaced sample is digested
+_SAMPLED_ABOVE = 1 << 20  # numbers; of a larger array an evenly spaced sample and the sum of all bits are digested
 
 
 def _digest(tree: PyTree) -> str:
@@ -172,10 +172,18 @@ def _digest(tree: PyTree) -> str:
             digest.update(f"{array.shape}{array.dtype}".encode())
             flat = array.reshape(-1)
             if flat.size > _SAMPLED_ABOVE:
+                digest.update(_sum_of_bits(flat))
                 flat = flat[:: flat.size // _SAMPLED_ABOVE + 1]
             digest.update(np.ascontiguousarray(flat).tobytes())
     digest.update(_static_fields(tree).encode())
     return digest.hexdigest()[:32]
+
+
+def _sum_of_bits(flat: np.ndarray) -> bytes:
+    """The sum of an array's words: it notices one number that has changed, at the speed of the memory."""
+    octets = np.ascontiguousarray(flat).view(np.uint8)
+    whole = len(octets) // 8 * 8
+    return octets[:whole].view(np.uint64).sum(dtype=np.uint64).tobytes() + octets[whole:].tobytes()
 
 
 def _static_fields(tree) -> str:

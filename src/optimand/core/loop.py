@@ -47,13 +47,21 @@ def _status(run: Run, state):
     watched = jtu.tree_leaves(eqx.filter(answer, eqx.is_inexact_array))
     value = read_metrics(run, state).get("value")
     watched += [] if value is None else [jnp.isnan(value)]
-    finite = [jnp.all(jnp.isfinite(leaf)) if leaf.dtype != bool else ~leaf for leaf in watched]
+    finite = [all_finite(leaf) if leaf.dtype != bool else ~leaf for leaf in watched]
     code = status_code(run.method.done(run.problem, state))
     if not finite:
         return code, jnp.int32(-1)
     ok = functools.reduce(jnp.logical_and, finite)
     bad = jnp.where(ok, -1, jnp.argmin(jnp.stack(finite))).astype(jnp.int32)
     return jnp.where(ok, code, Result.nonfinite.code).astype(jnp.int32), bad
+
+
+def all_finite(leaf):
+    """Whether all entries are: a finite inner product with a vector of tiny numbers, which is one call and cannot overflow."""
+    if leaf.dtype not in (jnp.float32, jnp.float64) or leaf.size > 1e6:
+        return jnp.all(jnp.isfinite(leaf))
+    tiny = jnp.full(leaf.shape, jnp.finfo(leaf.dtype).tiny * 4)
+    return jnp.isfinite(jnp.vdot(leaf, tiny, precision=jax.lax.Precision.HIGHEST))
 
 
 def begin(run: Run, guess: PyTree, record: int):
@@ -75,28 +83,49 @@ def step_key(key, step):
 
 
 def advance(run: Run, carry: Carry, until, while_loop=None) -> Carry:
-    """Take steps up to number `until`, or until there is a reason to end."""
+    """Take steps up to number `until`, or until there is a reason to end.
+
+    A step that is not finite leaves the state before it. To choose between the two after every step would copy the whole
+    state every time; so the loop runs on, and a solve that fails is done again, up to the step before. `while_loop`
+    replaces that of JAX, in a solve that is to be differentiated: there every step chooses.
+    """
     arrays, static = eqx.partition(carry, eqx.is_array)
 
-    def going(arrays):
+    def going(until, arrays):
         carry = eqx.combine(arrays, static)
         spent = run.budget.spent(run.method.counters(carry.state))
         return (carry.code == Result.running.code) & (carry.step < until) & jnp.logical_not(spent)
 
-    def body(arrays):
-        return eqx.filter(take_step(run, eqx.combine(arrays, static)), eqx.is_array)
+    def body(arrays, choose):
+        return eqx.filter(take_step(run, eqx.combine(arrays, static), choose), eqx.is_array)
 
-    loop = jax.lax.while_loop if while_loop is None else while_loop
-    return eqx.combine(loop(going, body, arrays), static)
+    if while_loop is not None:
+        loop = while_loop(functools.partial(going, until), functools.partial(body, choose=True), arrays)
+        return eqx.combine(loop, static)
+
+    def attempt(carry):
+        number, until, code, bad_leaf, _ = carry
+        end = jax.lax.while_loop(functools.partial(going, until), functools.partial(body, choose=False), arrays)
+        first = number == 0
+        return number + 1, end.step, jnp.where(first, end.code, code), jnp.where(first, end.bad_leaf, bad_leaf), end
+
+    unfinished = lambda carry: (carry[0] == 0) | ((carry[0] == 1) & (carry[2] == Result.nonfinite.code))
+    begin = (jnp.int32(0), jnp.asarray(until, jnp.int32), arrays.code, arrays.bad_leaf, arrays)
+    _, _, code, bad_leaf, end = jax.lax.while_loop(unfinished, attempt, begin)
+    end = eqx.tree_at(lambda carry: (carry.code, carry.bad_leaf), end, (code, bad_leaf))
+    return eqx.combine(end, static)
 
 
-def take_step(run: Run, carry: Carry) -> Carry:
+def take_step(run: Run, carry: Carry, choose: bool = True) -> Carry:
+    """One step. If it is not finite its number and, with `choose`, its state are those before."""
     new = run.method.step(run.problem, carry.state, key=step_key(run.key, carry.step))
     _same_state(run.method, carry.state, new)
     code, bad_leaf = _status(run, new)
     failed = code == Result.nonfinite.code
-    keep = lambda new, old: jnp.where(failed, old, new) if eqx.is_array(new) else new
-    state = jtu.tree_map(keep, new, carry.state)  # the last finite state outlives a step that is not
+    state = new
+    if choose:
+        keep = lambda new, old: jnp.where(failed, old, new) if eqx.is_array(new) else new
+        state = jtu.tree_map(keep, new, carry.state)
     step = jnp.where(failed, carry.step, carry.step + 1).astype(jnp.int32)
     history, rows = carry.history, carry.rows
     metrics = read_metrics(run, state)

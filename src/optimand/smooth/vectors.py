@@ -5,6 +5,7 @@ import math
 import operator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
@@ -36,12 +37,12 @@ def combine(coefficients: Array, stacked: PyTree) -> PyTree:
 
 def dot(x: PyTree, y: PyTree) -> Array:
     """The inner product <x, y>."""
-    return _sum(jnp.vdot(a, b) for a, b in zip(jtu.tree_leaves(x), jtu.tree_leaves(y), strict=True))
+    return _sum(jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST) for a, b in zip(jtu.tree_leaves(x), jtu.tree_leaves(y), strict=True))
 
 
 def norm(x: PyTree) -> Array:
     """The Euclidean norm, with derivative zero (not NaN) at zero."""
-    squared = _sum(jnp.sum(jnp.square(leaf)) for leaf in jtu.tree_leaves(x))
+    squared = dot(x, x)
     zero = squared == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared))).astype(squared.dtype)
 
