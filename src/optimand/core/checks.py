@@ -3,7 +3,7 @@
 Each check is a function of a `Case` that returns nothing, or raises `ConformanceError` naming the property that fails.
 In a test-suite, parametrise over `CHECKS` to see each by name:
 
-```python
+```text
 @pytest.mark.parametrize("check", om.core.checks.CHECKS, ids=lambda check: check.__name__)
 def test_my_method_conforms(check):
     check(om.core.checks.standard_case(MyMethod()))

@@ -81,12 +81,14 @@ class EagerDriver:
         self.compile_seconds = 0.0
         self.started = time.perf_counter()
 
-    def run(self, resume: Any = None) -> Solution:
+    def run(self, resume: Any = None, need_sound_guess: bool = True) -> Solution:
         """From the guess, or from a checkpoint, to the end."""
         method = self.run_data.method
         record = 1 if method.host else ROWS
         begin_now = begin if method.host else _compiled_begin
         carry, sound = begin_now(self.run_data, self.guess, record)
+        if not bool(sound) and not need_sound_guess:
+            return self._solution(carry, Result.nonfinite)
         if not bool(sound):
             raise ObjectiveError(
                 "guess",
