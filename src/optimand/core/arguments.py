@@ -1,4 +1,4 @@
-"""Checks of numbers that a user gives: tolerances, step sizes, counts. A traced value cannot be looked at, and passes."""
+"""Checks of numbers that a user gives: tolerances, step sizes, counts. Traced values cannot be looked at, and pass."""
 
 from typing import Any
 
@@ -37,9 +37,9 @@ def need_count(name: str, number: Any, least: int = 1) -> None:
 
 
 def _known(name: str, number: Any) -> bool:
-    if number is None or is_tracer(number):
+    if number is None or is_tracer(number) or callable(number):  # a schedule is a function of the step
         return False
     known = isinstance(number, int | float | np.ndarray | np.generic | jax.Array) and not isinstance(number, bool)
-    if not known or not any(jnp.issubdtype(np.result_type(number), kind) for kind in (np.integer, np.floating)):
+    if not known or not any(jnp.issubdtype(np.asarray(number).dtype, kind) for kind in (np.integer, np.floating)):
         raise ArgumentError(name, f"must be a number, not {number!r}.")
     return True
