@@ -28,3 +28,9 @@ def dies_once(item, seed):
         marker.touch()
         os._exit(1)
     return seed[1]
+
+
+def one_always_dies(item, seed):
+    if seed[1] == 1:
+        os._exit(1)
+    return seed[1]

@@ -57,6 +57,7 @@ def test_a_claim_that_does_not_hold_and_a_study_that_raises_exit_with_1(optimand
         ([QUADRATICS, "--seed", "-1"], "--seed"),
         ([QUADRATICS, "--seeds", "1", "1"], "is given twice"),
         ([QUADRATICS, "--out", QUADRATICS], "is a file, not a folder"),
+        ([QUADRATICS, "--out", QUADRATICS / "below"], "cannot be written to"),
     ],
 )
 def test_misuse_exits_with_2_and_says_what_would_be_right(optimand, words, message, tmp_path, monkeypatch):
@@ -69,6 +70,15 @@ def test_misuse_exits_with_2_and_says_what_would_be_right(optimand, words, messa
 def test_a_folder_that_is_not_empty_is_misuse(optimand, verified):
     code, _, err = optimand("run", QUADRATICS, "--out", verified)
     assert code == 2 and "--out:" in err and "is not empty" in err and "--resume" in err
+
+
+def test_a_folder_without_permission_to_write_is_misuse(optimand, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)  # a chmod would not stop the superuser
+    code, _, err = optimand("run", QUADRATICS, "--quick", "--out", tmp_path / "a")
+    assert code == 2 and "--out:" in err and "cannot be written to: Permission denied" in err.replace("\n", " ")
 
 
 def test_runs_are_numbered_when_no_folder_is_named(optimand, tmp_path, monkeypatch):

@@ -48,8 +48,10 @@ def solving(problem=PROBLEM, method=None, guess=GUESS, **options):
         (None, ["missing"]),
         ({}, ["no floating-point array"]),
         (3, ["int"]),
+        ("zero", ["no floating-point array"]),
+        ([0.0, 0.0], ["fn", "TypeError"]),
     ],
-    ids=["shape", "structure", "integers", "booleans", "complex", "missing", "empty", "a Python int"],
+    ids=["shape", "structure", "integers", "booleans", "complex", "missing", "empty", "a Python int", "text", "a list"],
 )
 def test_a_guess_that_cannot_start_is_refused(guess, words):
     refused(GuessError, "guess", solving(guess=guess), *words)
@@ -110,8 +112,11 @@ def test_things_of_the_wrong_kind_are_refused():
     refused(ArgumentError, "callbacks", solving(callbacks=[3]), "3")
     refused(ArgumentError, "record", solving(record=-1))
     refused(ArgumentError, "fn", lambda: om.Minimize(3), "callable")
+    refused(ArgumentError, "prox", lambda: om.Composite(jnp.sum, 3), "callable")
+    refused(ArgumentError, "penalty", lambda: om.Composite(jnp.sum, lambda x, step: x, penalty=3), "callable")
     refused(ArgumentError, "operator", lambda: om.Linear(jnp.eye(2), GUESS), "lineax")
     refused(ArgumentError, "rhs", lambda: om.Linear(lx.MatrixLinearOperator(jnp.eye(2)), jnp.zeros(3)))
+    refused(ArgumentError, "operator", lambda: om.Linear(lx.MatrixLinearOperator(jnp.ones((2, 3))), GUESS), "square")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +124,14 @@ def test_things_of_the_wrong_kind_are_refused():
     [
         ({"steps": -1}, "steps"),
         ({"steps": 2.5}, "steps"),
+        ({"steps": "ten"}, "steps"),
+        ({"steps": float("inf")}, "steps"),
+        ({"steps": None}, "steps"),
+        ({"steps": True}, "steps"),
+        ({"steps": 10**12}, "steps"),
+        ({"evaluations": float("nan")}, "evaluations"),
+        ({"seconds": "long"}, "seconds"),
+        ({"seconds": float("nan")}, "seconds"),
         ({"seconds": 0}, "seconds"),
         ({"seconds": -1.0}, "seconds"),
         ({"evaluations": -3}, "evaluations"),
@@ -130,13 +143,28 @@ def test_a_budget_is_not_negative_and_limits_things_that_are_counted(arguments, 
     refused(ArgumentError, name, lambda: om.Budget(**arguments))
 
 
-@pytest.mark.parametrize("arguments", [{"ridge": -1.0}, {"rtol": -1e-3}, {"linear_solver": "cg"}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"ridge": -1.0},
+        {"ridge": "a little"},
+        {"rtol": -1e-3},
+        {"tolerance": -1.0},
+        {"max_steps": 0},
+        {"dense_below": -1},
+        {"linear_solver": "cg"},
+        {"preconditioner": 3},
+        {"condition": 3},
+        {"monitor": 3},
+    ],
+)
 def test_an_implicit_adjoint_refuses_bad_numbers(arguments):
     refused(ArgumentError, next(iter(arguments)), lambda: om.Implicit(**arguments))
 
 
 def test_unrolling_refuses_to_keep_nothing():
     refused(ArgumentError, "checkpoints", lambda: om.Unrolled(checkpoints=0))
+    refused(ArgumentError, "checkpoints", lambda: om.Unrolled(checkpoints=2.5))
 
 
 def test_a_stochastic_method_or_problem_needs_a_key():
@@ -188,9 +216,19 @@ def test_fit_refuses_data_without_a_common_axis():
     model = jnp.zeros(())
     refused(ArgumentError, "data", lambda: om.Fit(loss, model, (jnp.ones(3), jnp.ones(4))), "(3,)", "(4,)")
     refused(ArgumentError, "data", lambda: om.Fit(loss, model, (jnp.ones(()),)))
+    refused(ArgumentError, "data", lambda: om.Fit(loss, model, ["a", "b"]), "numeric")
     refused(ArgumentError, "batch_size", lambda: om.Fit(loss, model, (jnp.ones(3),), batch_size=4))
+    refused(ArgumentError, "batch_size", lambda: om.Fit(loss, model, (jnp.ones(3),), batch_size=2.5))
     refused(ArgumentError, "chunk", lambda: om.Fit(loss, model, (jnp.ones(3),), chunk=0))
     refused(ObjectiveError, "loss", lambda: om.solve(om.Fit(lambda w, e: e, GUESS, (jnp.ones((3, 2)),)), Descent()))
+
+
+def test_fit_refuses_a_guess_that_is_not_like_its_model():
+    fit = om.Fit(lambda w, x: jnp.sum((w["a"] - x) ** 2), {"a": jnp.zeros(2)}, jnp.ones((4, 2)))
+    refused(GuessError, "guess", lambda: om.solve(fit, Descent(), {"b": jnp.zeros(2)}), "structure")
+    refused(GuessError, "guess['a']", lambda: om.solve(fit, Descent(), {"a": jnp.zeros(())}), "()", "(2,)")
+    fit = om.Fit(lambda w, x: jnp.abs(w - x) ** 2, jnp.zeros((), jnp.complex64), jnp.ones(4))
+    refused(GuessError, "guess", lambda: om.solve(fit, Descent()), "complex")
 
 
 class Feasible(om.Method):
@@ -225,6 +263,23 @@ def test_constraints_that_do_not_suit_the_guess_are_refused():
     refused(GuessError, "guess", lambda: om.solve(problem, Feasible(), GUESS))
     problem = om.Constrained(lambda x: jnp.sum(x**2), inequalities=lambda x: jnp.arange(2))
     refused(ObjectiveError, "inequalities", lambda: om.solve(problem, Feasible(), GUESS), "i32")
+
+
+def test_multipliers_that_do_not_suit_the_constraints_are_refused_and_missing_ones_start_from_zero():
+    problem = om.Constrained(lambda x: jnp.sum(x**2), equalities=lambda x: x[:1] - 1, bounds=(-1.0, None))
+    too_many = om.PrimalDual(GUESS, jnp.zeros(3))
+    refused(GuessError, "guess.equality", lambda: om.solve(problem, Feasible(), too_many), "f32[3]", "f32[1]")
+    uncalled_for = om.PrimalDual(GUESS, inequality=jnp.zeros(1))
+    refused(GuessError, "guess.inequality", lambda: om.solve(problem, Feasible(), uncalled_for))
+    value = om.solve(problem, Feasible(), om.PrimalDual(GUESS, jnp.ones(1))).value
+    assert value.equality == 1 and value.lower.shape == GUESS.shape and value.upper is None
+
+
+def test_a_constraint_that_is_nan_at_the_guess_is_refused():
+    problem = om.Constrained(lambda x: jnp.sum(x**2), inequalities=lambda x: jnp.log(x - 5))
+    refused(ObjectiveError, "guess", lambda: om.solve(problem, Feasible(), GUESS), "not finite")
+    absent = om.Constrained(lambda x: jnp.sum(x**2), inequalities=lambda x: jnp.full(2, -jnp.inf))
+    assert om.solve(absent, Feasible(), GUESS).result == om.Result.converged
 
 
 def test_constraints_that_change_shape_are_refused():

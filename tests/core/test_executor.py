@@ -3,7 +3,7 @@
 import pytest
 
 import optimand as om
-from tasks import dies_once, fails_on_two, fails_once, seeded
+from tasks import dies_once, fails_on_two, fails_once, one_always_dies, seeded
 
 EXECUTORS = [om.SerialExecutor(), om.ProcessPool(workers=2)]
 engines = pytest.mark.parametrize("executor", EXECUTORS, ids=lambda e: type(e).__name__)
@@ -29,6 +29,12 @@ def test_a_task_is_tried_again(executor, tmp_path):
 
 def test_a_worker_that_dies_takes_nothing_along(tmp_path):
     assert om.ProcessPool(workers=2).map(dies_once, [str(tmp_path)] * 3) == [0, 1, 2]
+
+
+def test_a_task_that_always_kills_its_worker_is_the_only_failure():
+    results = om.ProcessPool(workers=2).map(one_always_dies, [None] * 6)
+    assert [result for result in results if not isinstance(result, om.Failure)] == [0, 2, 3, 4, 5]
+    assert results[1].tries == 2 and "BrokenProcessPool" in results[1].error
 
 
 @pytest.mark.parametrize("arguments", [{"workers": 0}, {"retries": -1}, {"threads": 0}, {"workers": 1.5}])

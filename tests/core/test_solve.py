@@ -179,6 +179,7 @@ def test_solving_again_compiles_nothing(caplog):
     om.solve(om.Minimize(quadratic, TARGET), Descent(), GUESS)
     with jax.log_compiles(True), caplog.at_level("WARNING"):
         om.solve(om.Minimize(quadratic, other), Descent(step_size=0.2), GUESS)
+        om.solve(om.Minimize(quadratic, other), Descent(step_size=0.2), GUESS, budget=om.Budget(steps=77, seconds=1e3))
     assert "Compiling" not in caplog.text, caplog.text
 
 
@@ -223,3 +224,42 @@ def test_fit_trains_a_model_and_keeps_its_other_leaves():
     solution = om.solve(fit, Descent(step_size=0.1), budget=om.Budget(steps=500))
     assert fit.value(solution.value) < 0.05 * fit.value(model)
     assert solution.value.activation is model.activation
+
+
+def test_a_recording_is_not_used_for_arguments_that_only_compare_equal():
+    from optimand.core.tracing import trace_once
+
+    flagged = lambda x, flag: jnp.sum(x) + (1.0 if flag is True else 0.0)
+    for flag, expected in ((True, 4.0), (1, 3.0)):
+        assert trace_once(flagged, jnp.ones(3), flag)(jnp.ones(3), flag) == expected
+    scaled = lambda x, factor: x * factor
+    with jax.enable_x64(True):
+        x = jnp.ones(2, jnp.float32)
+        for factor, dtype in ((jnp.asarray(np.float64(2)), np.float64), (jnp.asarray(2.0), np.float32)):
+            assert trace_once(scaled, x, factor)(x, factor).dtype == dtype  # a Python number promotes nothing
+
+
+def test_a_guess_where_the_problem_is_nan_fails_alone_inside_a_transformation():
+    """Host methods behind their callback as well as traced ones, and their gradients."""
+    problem = lambda a: om.Minimize(lambda x, a: (x - a) ** 2 + 0 * jnp.log(a), a)
+    for method in (Descent(), HostDescent()):
+        value = lambda a, method=method: om.solve(problem(a), method, jnp.zeros(())).value
+        with jax.debug_nans(False):
+            values, gradients = jax.jit(jax.vmap(jax.value_and_grad(value)))(jnp.array([1.0, -1.0]))
+        np.testing.assert_allclose([values[0], gradients[0]], 1.0, atol=1e-5)
+        assert values[1] == 0.0 and jnp.isnan(gradients[1])
+
+
+def test_random_keys_of_any_kind_may_stand_in_a_problem():
+    noisy = lambda x, key: jnp.sum((x - jax.random.normal(key, (2,))) ** 2)
+    for key in (jax.random.key(1), jax.random.key(1, impl="rbg")):
+        for method in (Descent(), HostDescent()):
+            solve = lambda x, key=key, method=method: om.solve(om.Minimize(noisy, key), method, x, key=key).value
+            expected = jax.random.normal(key, (2,))
+            np.testing.assert_allclose(solve(jnp.zeros(2)), expected, atol=1e-5)
+            np.testing.assert_allclose(jax.jit(solve)(jnp.zeros(2)), expected, atol=1e-5)
+
+
+def test_unrolling_no_step_is_constant():
+    value = lambda a: om.solve(om.Minimize(quadratic, a), Descent(), GUESS, adjoint=om.Unrolled(), budget=om.Budget(steps=0))
+    np.testing.assert_array_equal(jax.jacrev(lambda a: value(a).value)(TARGET), 0)

@@ -89,6 +89,8 @@ def test_a_damaged_checkpoint_is_refused(checkpoint):
     refused(checkpoint, "format 99")
     checkpoint.unlink()
     refused(checkpoint, "cannot be read")
+    refused(checkpoint.parent, "cannot be read")
+    refused(3, "must be the path")
 
 
 def test_a_checkpoint_needs_a_folder_and_a_positive_interval(tmp_path):
@@ -96,6 +98,12 @@ def test_a_checkpoint_needs_a_folder_and_a_positive_interval(tmp_path):
         om.Checkpoint(tmp_path / "missing" / "c")
     with pytest.raises(om.errors.ArgumentError, match="every"):
         om.Checkpoint(tmp_path / "c", every=0)
+    with pytest.raises(om.errors.ArgumentError, match="seconds"):
+        om.Checkpoint(tmp_path / "c", seconds=-1.0)
+    with pytest.raises(om.errors.ArgumentError, match="seconds"):
+        om.Progress(seconds=-1.0)
+    with pytest.raises(om.errors.ArgumentError, match="path"):
+        om.History(tmp_path / "missing" / "h")
     with pytest.raises(om.errors.ArgumentError, match="every"):
         om.History(tmp_path / "h", every=0)
 

@@ -68,3 +68,9 @@ def test_the_style_is_left_as_it_was():
     with style.house_style():
         assert matplotlib.rcParams["axes.grid"]
     assert dict(matplotlib.rcParams) == before
+
+
+def test_curves_have_whole_steps_and_a_logarithmic_axis_only_where_it_has_ticks():
+    near, far = (figures.curves({"a": line}, ylabel="loss").axes[0] for line in ([2.0, 1.9, 1.8], [2.0, 0.1, 1e-3]))
+    assert (near.get_yscale(), far.get_yscale()) == ("linear", "log")
+    assert all(tick == int(tick) for tick in near.get_xticks())

@@ -30,8 +30,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from .arguments import need_count, need_not_negative
 from .errors import ArgumentError, GradientError, ObjectiveError
-from .tracing import as_arrays, trace_once
+from .tracing import as_arrays, need_callable, trace_once
 
 __all__ = ["Adjoint", "Detached", "Implicit", "OneStep", "Unrolled", "implicit", "root_jvp", "root_vjp"]
 
@@ -79,10 +80,14 @@ class Implicit(Adjoint):
     monitor: Callable | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        if isinstance(self.ridge, int | float) and self.ridge < 0:
-            raise ArgumentError("ridge", f"must not be negative, not {self.ridge!r}.")
-        if self.rtol is not None and self.rtol < 0:
-            raise ArgumentError("rtol", f"must not be negative, not {self.rtol!r}.")
+        for name in ("ridge", "rtol", "tolerance"):
+            need_not_negative(name, getattr(self, name))
+        need_count("dense_below", self.dense_below, least=0)
+        if self.max_steps is not None:
+            need_count("max_steps", self.max_steps)
+        for name in ("preconditioner", "condition", "monitor"):
+            if getattr(self, name) is not None:
+                need_callable(getattr(self, name), name)
         if self.linear_solver is not None and not isinstance(self.linear_solver, lx.AbstractLinearSolver):
             raise ArgumentError("linear_solver", f"must be a lineax solver, not {self.linear_solver!r}.")
 
@@ -104,8 +109,8 @@ class Unrolled(Adjoint):
     forward: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        if self.checkpoints is not None and self.checkpoints < 1:
-            raise ArgumentError("checkpoints", f"must be at least 1, not {self.checkpoints!r}.")
+        if self.checkpoints is not None:
+            need_count("checkpoints", self.checkpoints)
 
     def kind(self) -> str:
         return "unrolled"

@@ -89,10 +89,10 @@ class Budget(eqx.Module):
                 raise ArgumentError(
                     name, "is not something a budget can limit.", f"Limits: {', '.join(COUNTER_NAMES)}."
                 )
-            if limit is not None and (isinstance(limit, bool) or int(limit) != limit or limit < 0):
-                raise ArgumentError(name, f"must be a whole number that is not negative, not {limit!r}.")
-        if seconds is not None and not seconds > 0:
-            raise ArgumentError("seconds", f"must be positive, not {seconds!r}.")
+            if limit is not None or name == "steps":
+                _need_count(name, limit)
+        if seconds is not None and not (_is_number(seconds) and seconds > 0):
+            raise ArgumentError("seconds", f"must be a positive number, not {seconds!r}.")
         self.steps = int(steps)
         self.seconds = None if seconds is None else float(seconds)
         self.evaluations = None if evaluations is None else int(evaluations)
@@ -106,3 +106,17 @@ class Budget(eqx.Module):
         for name, limit in self.limits:
             spent = spent | (getattr(counters, name) >= limit)
         return spent
+
+
+_MOST = 2**31 - 2  # what is counted, is counted in 32 bits
+
+
+def _need_count(name: str, limit: Any) -> None:
+    if not _is_number(limit) or limit % 1 != 0 or limit < 0:
+        raise ArgumentError(name, f"must be a whole number that is not negative, not {limit!r}.")
+    if limit > _MOST:
+        raise ArgumentError(name, f"must be at most {_MOST}, not {limit!r}.")
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float | np.integer | np.floating) and not isinstance(x, bool) and x == x

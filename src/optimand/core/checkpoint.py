@@ -5,11 +5,13 @@ A file is one line of JSON (what it is, what it belongs to, a digest of the rest
 the disk and renamed: a run that is killed while it writes leaves the checkpoint before.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
+from .arguments import need_count, need_not_negative
 from .errors import ArgumentError, CheckpointError
 from .solution import Result
 from .tracing import Traced
@@ -42,8 +45,9 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike, every: int | None = None, seconds: float = 10.0):
-        if every is not None and every < 1:
-            raise ArgumentError("every", f"must be at least 1 step, not {every!r}.")
+        if every is not None:
+            need_count("every", every)
+        need_not_negative("seconds", seconds)
         self.path = Path(path)
         self.every = every
         self.seconds = seconds
@@ -59,8 +63,6 @@ class Checkpoint:
             try:
                 write_checkpoint(self.path, event.carry, event.history, event.fingerprint)
             except OSError as error:
-                import warnings
-
                 warnings.warn(
                     f"checkpoint at step {event.step} was not written ({error}); the one before is kept",
                     RuntimeWarning,
@@ -97,6 +99,8 @@ def write_checkpoint(path: Path, carry: PyTree, history: dict[str, np.ndarray], 
 
 def read_checkpoint(path: Any, like: PyTree, identity: dict[str, str]) -> tuple[PyTree, dict[str, np.ndarray]]:
     """The carry and the history; refused with a `CheckpointError` if damaged or of something else."""
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError("resume", f"must be the path of a checkpoint, not {path!r}.")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -104,9 +108,10 @@ def read_checkpoint(path: Any, like: PyTree, identity: dict[str, str]) -> tuple[
     line, _, data = content.partition(b"\n")
     try:
         header = json.loads(line)
-        assert header["optimand"] == "checkpoint"
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise CheckpointError("resume", f"({path}) is not an optimand checkpoint.") from None
+    except ValueError:  # UnicodeDecodeError is one
+        header = None
+    if not isinstance(header, dict) or header.get("optimand") != "checkpoint":
+        raise CheckpointError("resume", f"({path}) is not an optimand checkpoint.")
     if header.get("format") != FORMAT:
         raise CheckpointError(
             "resume",
@@ -188,8 +193,6 @@ def _sum_of_bits(flat: np.ndarray) -> bytes:
 
 def _static_fields(tree) -> str:
     """The static fields of a module that are plain numbers and strings, which are not leaves."""
-    import dataclasses
-
     if not dataclasses.is_dataclass(tree):
         return ""
     plain = (bool, int, float, str, tuple, type(None))

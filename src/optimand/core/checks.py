@@ -3,7 +3,7 @@
 Each check is a function of a `Case` that returns nothing, or raises `ConformanceError` naming the property that fails.
 In a test-suite, parametrise over `CHECKS` to see each by name:
 
-```python
+```text
 @pytest.mark.parametrize("check", om.core.checks.CHECKS, ids=lambda check: check.__name__)
 def test_my_method_conforms(check):
     check(om.core.checks.standard_case(MyMethod()))
@@ -263,7 +263,8 @@ def check_transformations_agree(case: Case) -> None:
     _require(gap <= 1e-6, case, f"eager and jitted answers differ by {gap:.3g}")
     _require(int(eager.steps) == int(jitted.steps), case, "eager and jitted solves take different numbers of steps")
     thetas = jnp.stack([case.theta, 1.5 * case.theta])
-    batch = eqx.filter_vmap(lambda theta: case.run(theta, steps=steps, throw=False).value)(thetas)
+    together = eqx.filter_vmap(lambda theta: case.run(theta, steps=steps, throw=False).value)
+    batch = eqx.filter_jit(together)(thetas)  # compiled whole: operation by operation takes far longer
     for i, theta in enumerate(thetas):
         alone = case.run(theta, steps=steps, throw=False).value
         gap = _difference(jtu.tree_map(lambda leaf, i=i: leaf[i], batch), alone)
@@ -393,7 +394,8 @@ def check_implicit_gradient(case: Case) -> None:
     gap = _difference(gradient, numeric)
     _require(gap <= bound, case, f"the implicit gradient differs from finite differences by {gap:.3g}")
     if not case.method.host:
-        _, tangent = jax.jvp(outer, (case.theta,), (jnp.ones_like(case.theta),))
+        forward = jax.jit(lambda theta: jax.jvp(outer, (theta,), (jnp.ones_like(theta),))[1])
+        tangent = forward(case.theta)
         gap = abs(float(tangent) - gradient.sum()) / max(1, abs(gradient.sum()))
         _require(gap <= bound, case, f"forward and reverse mode differ by {gap:.3g}")
 
@@ -407,8 +409,8 @@ def check_unrolled_gradient(case: Case) -> None:
         value = case.run(theta, adjoint=adjoint, throw=False).value
         return sum(jnp.sum(jnp.sin(leaf)) for leaf in jtu.tree_leaves(_point(value)))
 
-    implicit = jax.grad(lambda theta: outer(theta, Implicit(tolerance=None)))(case.theta)
-    unrolled = jax.grad(lambda theta: outer(theta, Unrolled()))(case.theta)
+    gradient = lambda adjoint: jax.jit(jax.grad(lambda theta: outer(theta, adjoint)))(case.theta)
+    implicit, unrolled = gradient(Implicit(tolerance=None)), gradient(Unrolled())
     finite = bool(jnp.all(jnp.isfinite(unrolled)))
     gap = _difference(unrolled, implicit)
     _require(finite and gap <= 5e-2, case, f"the unrolled gradient differs from the implicit one by {gap:.3g}")

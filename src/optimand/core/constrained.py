@@ -51,7 +51,8 @@ class Constrained(Problem):
     - `inequalities`: `inequalities(x, *args)` <= 0.
     - `bounds`: `(lower, upper)`; each a number, a pytree like `x`, or `None`. Infinite entries are no bounds.
 
-    The guess may be a point, or a `PrimalDual` to start warm; the solution's value is a `PrimalDual`.
+    The guess may be a point, or a `PrimalDual` to start warm, where missing multipliers start from zero; the solution's
+    value is a `PrimalDual`.
     """
 
     fn: Callable
@@ -94,18 +95,23 @@ class Constrained(Problem):
         if guess is None:
             raise GuessError("guess", "is missing: a constrained problem cannot make one up.")
         guess = as_arrays(guess)
-        if isinstance(guess, PrimalDual):
-            return guess
-        x = eqx.filter(guess, eqx.is_inexact_array)
-        like = jtu.tree_map(jnp.zeros_like, x)
+        warm = guess if isinstance(guess, PrimalDual) else PrimalDual(guess)
+        x = warm.primal
+        like = jtu.tree_map(jnp.zeros_like, eqx.filter(x, eqx.is_inexact_array))
         lower, upper = self.bounds
-        return PrimalDual(
-            guess,
-            self._multipliers("equalities", self.equality_fn, guess),
-            self._multipliers("inequalities", self.inequality_fn, guess),
+        cold = PrimalDual(
+            x,
+            self._multipliers("equalities", self.equality_fn, x),
+            self._multipliers("inequalities", self.inequality_fn, x),
             None if lower is None else like,
             None if upper is None else like,
         )
+        parts = {name: getattr(warm, name) for name in ("equality", "inequality", "lower", "upper")}
+        for name, part in parts.items():
+            wanted = getattr(cold, name)
+            if part is not None and _shapes(part) != _shapes(wanted):
+                raise GuessError(f"guess.{name}", f"does not fit: {show(part)}; the problem has {show(wanted)}.")
+        return PrimalDual(x, **{name: getattr(cold, name) if part is None else part for name, part in parts.items()})
 
     def _multipliers(self, name: str, constraint: Callable | None, guess: PyTree) -> PyTree:
         """Zeros, one for each number that the constraint returns."""
@@ -193,7 +199,9 @@ class Constrained(Problem):
         return worst
 
     def at_guess(self, value: PrimalDual) -> PyTree:
-        return self.value(value.primal)
+        x = value.primal
+        never_active = lambda g: jnp.maximum(g, -1.0)  # an inequality may well be -inf; NaN stays NaN
+        return self.value(x), self.equalities(x), jtu.tree_map(never_active, self.inequalities(x))
 
     def traced(self, guess: PrimalDual) -> "Constrained":
         x = guess.primal

@@ -15,6 +15,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
+from .budget import Budget
 from .checkpoint import fingerprint, read_checkpoint
 from .errors import ObjectiveError
 from .loop import Carry, Run, advance, begin, finish_code, read_metrics, take_step
@@ -73,6 +74,8 @@ class EagerDriver:
 
     def __init__(self, problem, method, guess, key, budget, callbacks=(), rest=None):
         self.run_data = Run(problem, method, key, budget)
+        counted = Budget(steps=0, evaluations=budget.evaluations, **dict(budget.limits))
+        self.compiled_data = self.run_data._replace(budget=counted)  # more steps or seconds compile nothing anew
         self.guess = guess
         self.callbacks = callbacks
         self.rest = rest
@@ -81,12 +84,14 @@ class EagerDriver:
         self.compile_seconds = 0.0
         self.started = time.perf_counter()
 
-    def run(self, resume: Any = None) -> Solution:
+    def run(self, resume: Any = None, need_sound_guess: bool = True) -> Solution:
         """From the guess, or from a checkpoint, to the end."""
         method = self.run_data.method
         record = 1 if method.host else ROWS
         begin_now = begin if method.host else _compiled_begin
-        carry, sound = begin_now(self.run_data, self.guess, record)
+        carry, sound = begin_now(self.compiled_data, self.guess, record)
+        if not bool(sound) and not need_sound_guess:
+            return self._solution(carry, Result.nonfinite)
         if not bool(sound):
             raise ObjectiveError(
                 "guess",
@@ -145,13 +150,13 @@ class EagerDriver:
         """Compile by advancing to where we are: no step is taken, and the time is known apart."""
         if not self.run_data.method.host:
             clock = time.perf_counter()
-            jax.block_until_ready(_compiled_advance(self.run_data, carry, carry.step).code)
+            jax.block_until_ready(_compiled_advance(self.compiled_data, carry, carry.step).code)
             self.compile_seconds = time.perf_counter() - clock
 
     def _chunk(self, carry: Carry, until: int, interrupted) -> Carry:
         run = self.run_data
         if not run.method.host:
-            carry = _compiled_advance(run, carry, jnp.int32(until))
+            carry = _compiled_advance(self.compiled_data, carry, jnp.int32(until))
             jax.block_until_ready(carry.code)
             return carry
         clock = time.perf_counter()
@@ -204,7 +209,7 @@ class EagerDriver:
     def _solution(self, carry: Carry, code: Result) -> Solution:
         run = self.run_data
         stats: dict[str, Any] = {"compile_seconds": self.compile_seconds}
-        value, aux = (_answer if run.method.host else _compiled_answer)(run, carry.state)
+        value, aux = (_answer if run.method.host else _compiled_answer)(self.compiled_data, carry.state)
         if int(carry.code) == int(Result.nonfinite.code) or code is Result.nonfinite:
             paths = [jtu.keystr(path) for path, _ in jtu.tree_leaves_with_path(value)] + [" of the objective"]
             leaf = paths[min(int(carry.bad_leaf), len(paths) - 1)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from .errors import ArgumentError
+from .arguments import need_count
 
 __all__ = ["Executor", "Failure", "ProcessPool", "SerialExecutor"]
 
@@ -34,8 +34,7 @@ class Executor(abc.ABC):
     """Maps a function over items, in no particular order."""
 
     def __init__(self, retries: int = 1):
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise ArgumentError("retries", f"must be a whole number that is not negative, not {retries!r}.")
+        need_count("retries", retries, least=0)
         self.retries = retries
 
     @abc.abstractmethod
@@ -84,8 +83,7 @@ class ProcessPool(Executor):
         super().__init__(retries)
         workers = os.cpu_count() or 1 if workers is None else workers
         for name, count in (("workers", workers), ("threads", threads)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ArgumentError(name, f"must be a whole number, at least 1, not {count!r}.")
+            need_count(name, count)
         self.workers = workers
         self.threads = threads
 
@@ -93,30 +91,39 @@ class ProcessPool(Executor):
         queue = list(enumerate(items))[::-1]
         tries = dict.fromkeys((index for index, _ in queue), 0)
         pending: dict[Future, tuple[int, Any]] = {}
+        suspects: set[int] = set()  # tasks that ran while a worker died: tried again one at a time
         pool = self._pool()
         try:
             while queue or pending:
-                while queue and len(pending) < 2 * self.workers:
+                died = False
+                while queue and not died and len(pending) < (1 if suspects else 2 * self.workers):
                     index, item = queue.pop()
-                    tries[index] += 1
-                    pending[pool.submit(fn, item, (seed, index))] = (index, item)
-                ended, _ = wait(pending, return_when=FIRST_COMPLETED)
-                broken = False
+                    try:
+                        pending[pool.submit(fn, item, (seed, index))] = (index, item)
+                        tries[index] += 1
+                    except BrokenProcessPool:
+                        queue.append((index, item))
+                        died = True
+                ended = set(wait(pending, return_when=FIRST_COMPLETED).done)
+                died = died or any(isinstance(future.exception(), BrokenProcessPool) for future in ended)
+                if died:  # and took the pool along: every task in it has ended, one way or the other
+                    ended |= wait(pending).done
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    pool = self._pool()
+                lost = [future for future in ended if isinstance(future.exception(), BrokenProcessPool)]
                 for future in ended:
                     index, item = pending.pop(future)
                     error = future.exception()
-                    broken = broken or isinstance(error, BrokenProcessPool)
-                    if error is None:
-                        yield index, future.result()
-                    elif tries[index] <= self.retries:
+                    if future in lost and len(lost) > 1:  # nobody knows whose task it was
+                        tries[index] -= 1
+                        suspects.add(index)
                         queue.append((index, item))
-                    else:
-                        yield index, _failure(index, error, tries[index])
-                if broken:  # a worker died and took the pool along: nobody knows whose task it was
-                    queue.extend(pending.values())
-                    pending.clear()
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    pool = self._pool()
+                        continue
+                    if error is not None and tries[index] <= self.retries:
+                        queue.append((index, item))
+                        continue
+                    suspects.discard(index)
+                    yield index, (future.result() if error is None else _failure(index, error, tries[index]))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
+from .arguments import need_count
 from .errors import ArgumentError, GuessError
 from .problem import Objective
 from .tracing import as_arrays, need_callable, need_scalar, trace_function
@@ -47,7 +48,10 @@ class Fit(Objective):
         need_callable(loss, "loss")
         self.loss = loss if _takes_key(loss) else _Keyless(loss)
         self.model = model
-        self.data = jtu.tree_map(jnp.asarray, data)
+        try:
+            self.data = jtu.tree_map(jnp.asarray, data)
+        except TypeError as error:
+            raise ArgumentError("data", f"must hold numeric arrays: {error}") from None
         sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jtu.tree_leaves(self.data)}
         if len(sizes) != 1 or None in sizes or 0 in sizes:
             found = ", ".join(str(leaf.shape) for leaf in jtu.tree_leaves(self.data))
@@ -55,10 +59,12 @@ class Fit(Objective):
                 "data", f"needs one leading axis of examples, the same in every array; shapes: {found}."
             )
         count = self.count
-        if batch_size is not None and not 1 <= batch_size <= count:
-            raise ArgumentError("batch_size", f"must lie between 1 and the {count} examples, not {batch_size}.")
-        if chunk is not None and chunk < 1:
-            raise ArgumentError("chunk", f"must be at least 1, not {chunk}.")
+        if batch_size is not None:
+            need_count("batch_size", batch_size)
+            if batch_size > count:
+                raise ArgumentError("batch_size", f"must lie between 1 and the {count} examples, not {batch_size}.")
+        if chunk is not None:
+            need_count("chunk", chunk)
         self.batch_size = batch_size
         self.chunk = chunk
 
@@ -94,11 +100,18 @@ class Fit(Objective):
         expected, got = jtu.tree_structure(self.model), jtu.tree_structure(guess)
         if expected != got:
             raise GuessError("guess", "has another structure than the model.", f"\n  model: {expected}\n  guess: {got}")
+        for (path, new), old in zip(jtu.tree_leaves_with_path(guess), jtu.tree_leaves(self.model), strict=True):
+            if eqx.is_array_like(old) and jnp.shape(new) != jnp.shape(old):
+                name = f"guess{jtu.keystr(path)}"
+                raise GuessError(name, f"has shape {jnp.shape(new)}; that leaf of the model has {jnp.shape(old)}.")
         return as_arrays(guess)
 
     def check(self, guess: PyTree) -> None:  # a model may well hold integers and flags, which stay as they are
         if not jtu.tree_leaves(eqx.filter(guess, eqx.is_inexact_array)):
             raise GuessError("guess", "holds no floating-point array: there is nothing to fit.")
+        for path, leaf in jtu.tree_leaves_with_path(guess):
+            if eqx.is_array(leaf) and jnp.iscomplexobj(leaf):
+                raise GuessError(f"guess{jtu.keystr(path)}", "is complex.", "Fit its real and imaginary parts.")
 
     def traced(self, guess: PyTree) -> "Fit":
         example = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data)

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from .arguments import need_count
 from .errors import ArgumentError
 
 __all__ = ["History"]
@@ -21,9 +22,10 @@ class History:
     """
 
     def __init__(self, path: str | os.PathLike, label: str | None = None, every: int = 1):
-        if every < 1:
-            raise ArgumentError("every", f"must be at least 1, not {every!r}.")
+        need_count("every", every)
         self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise ArgumentError("path", f"lies in {self.path.parent}, which is not a folder.", "Create it first.")
         self.label = label
         self.keep = every
         self.opened = False

@@ -27,7 +27,8 @@ class Method(eqx.Module):
     - `host`: its step runs Python that cannot be traced (SciPy, a simulator, a language model). Nothing else changes:
       gradients, `jit` and `vmap` still work, through a callback. (On the CPU a callback with arrays above 100 kB waits
       for a thread of the runtime: as many compiled host solves at once, from threads of your own, as the machine has
-      cores can wait for each other for ever. Set `jax_cpu_enable_async_dispatch` to False before you do that.)
+      cores can wait for each other for ever; where a process may use one core only, a single one can. Set
+      `jax_cpu_enable_async_dispatch` to False before you do that.)
     - `stochastic`: it draws random numbers, so `solve` insists on a key.
     - `requires_x64`: it is wrong or useless in single precision, and is refused there.
     """

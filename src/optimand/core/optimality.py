@@ -19,7 +19,9 @@ parameter is the problem. What a set or a penalty is, is told by its projection 
 | `fixed_point(T)` | x = T(x) | T - x |
 
 ```python
-@om.implicit(optimality.projected_gradient(lambda x, theta: 0.5 * jnp.sum((x - theta) ** 2), lambda y, theta: jnp.maximum(y, 0)))
+distance = lambda x, theta: 0.5 * jnp.sum((x - theta) ** 2)
+
+@om.implicit(om.core.optimality.projected_gradient(distance, lambda y, theta: jnp.maximum(y, 0)))
 def nearest_nonnegative(guess, theta):
     return jnp.maximum(theta, 0)
 

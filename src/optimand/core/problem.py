@@ -209,7 +209,7 @@ class Composite(Problem):
         self.smooth = Minimize(fn, *args)
         self.prox_fn = need_callable(prox, "prox")
         self.prox_args = as_arrays(tuple(prox_args))
-        self.penalty_fn = penalty
+        self.penalty_fn = None if penalty is None else need_callable(penalty, "penalty")
 
     def prox(self, x: PyTree, step_size: Any) -> PyTree:
         """The proximal operator of `step_size * g`."""
@@ -324,6 +324,11 @@ class Linear(Problem):
                 f"must be a lineax operator, not {type(operator).__name__}.",
                 "Wrap a matrix in lineax.MatrixLinearOperator.",
             )
+        if [leaf.shape for leaf in jtu.tree_leaves(operator.in_structure())] != [
+            leaf.shape for leaf in jtu.tree_leaves(operator.out_structure())
+        ]:
+            shape = f"{operator.out_size()} rows and {operator.in_size()} columns"
+            raise ArgumentError("operator", f"must be square, not of {shape}.", "LeastSquares takes any shape.")
         self.operator = operator
         self.rhs = as_arrays(rhs)
         expected, got = jax.eval_shape(lambda: operator.out_structure()), jax.eval_shape(lambda: self.rhs)

@@ -3,6 +3,8 @@
 import sys
 import time
 
+from .arguments import need_not_negative
+
 __all__ = ["Progress"]
 
 
@@ -13,6 +15,7 @@ class Progress:
     """
 
     def __init__(self, label: str = "solve", seconds: float = 10.0, file=None):
+        need_not_negative("seconds", seconds)
         self.label = label
         self.seconds = seconds
         self.file = sys.stderr if file is None else file

@@ -1,6 +1,6 @@
 """`solve`: the one way in, with two drivers over one loop.
 
-The loop is `_advance`: take steps while the method runs, the budget lasts and the step number is below `until`. Inside a
+The loop is `advance`: take steps while the method runs, the budget lasts and the step number is below `until`. Inside a
 transformation (`jit`, `vmap`, `grad`, ...) it runs once, to the end. Called eagerly it runs, compiled, in chunks of
 about a tenth of a second, and the callbacks see what happens between them: progress, history, checkpoints, the clock and
 Ctrl-C. The body is the same, so the iterates are.
@@ -176,7 +176,7 @@ def _solve_traced(problem, method, guess, key, budget, adjoint, record) -> Solut
                     "adjoint", f"Unrolled cannot see inside {type(method).__name__}.", "Use Implicit()."
                 )
             kind = "lax" if adjoint.forward else "checkpointed"
-            loop = functools.partial(eqxi.while_loop, kind=kind, max_steps=budget.steps)
+            loop = functools.partial(eqxi.while_loop, kind=kind, max_steps=max(1, budget.steps))
             if not adjoint.forward:
                 loop = functools.partial(loop, checkpoints=adjoint.checkpoints)
             value, rest = _find(method, guess, key, budget, record, problem, while_loop=loop)
@@ -233,8 +233,10 @@ def _find(method, guess, key, budget, record, problem, while_loop=None):
 
 def _find_on_host(method, guess, key, budget, record, problem):
     """The loop in Python, behind a callback: for methods whose steps cannot be traced."""
-    key_data = None if key is None else jax.random.key_data(key)
-    arrays, static = eqx.partition((method, guess, key_data, problem), eqx.is_array)
+    arrays, static = eqx.partition((method, guess, key, problem), eqx.is_array)
+    leaves, treedef = jtu.tree_flatten(arrays)
+    generators = [jax.random.key_impl(leaf) if _is_key(leaf) else None for leaf in leaves]  # keys cross as their data
+    arrays = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
     counters = jtu.tree_map(lambda _: jax.ShapeDtypeStruct((), np.int32), Counters.zero())
     shapes = (
         jax.eval_shape(lambda: guess),
@@ -249,9 +251,14 @@ def _find_on_host(method, guess, key, budget, record, problem):
     def on_host(bits):
         with jax.enable_x64(x64):
             arrays = jtu.tree_map(lambda leaf, dtype: jnp.asarray(_from_bits(leaf, dtype)), bits, dtypes)
-            method, guess, key, problem = eqx.combine(arrays, static)
-            key = None if key is None else jax.random.wrap_key_data(key)
-            solution = EagerDriver(problem, method, guess, key, budget).run()
+            leaves = [
+                leaf if generator is None else jax.random.wrap_key_data(leaf, impl=generator)
+                for leaf, generator in zip(arrays, generators, strict=True)
+            ]
+            method, guess, key, problem = eqx.combine(jtu.tree_unflatten(treedef, leaves), static)
+            solution = EagerDriver(problem, method, guess, key, budget).run(need_sound_guess=False)
+        if solution.result == Result.interrupted:  # must not pass for a failed solve, whose gradient is NaN
+            raise KeyboardInterrupt
         rest = {"failed": ~np.asarray(solution.result.usable), "code": solution.result.code,
                 "steps": solution.steps, "counters": solution.counters}  # fmt: skip
         results = jtu.tree_map(lambda leaf, s: np.asarray(leaf, s.dtype), (solution.value, rest), shapes)
@@ -263,6 +270,10 @@ def _find_on_host(method, guess, key, budget, record, problem):
     value, rest = jtu.tree_map(back, bits, shapes)
     empty = {"history": jnp.zeros((0, 0)), "rows": jnp.zeros((0,), jnp.int32), "state": None, "names": None}
     return value, {**rest, **empty}
+
+
+def _is_key(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _to_bits(leaf):
@@ -277,9 +288,10 @@ def _to_bits(leaf):
 
 
 def _from_bits(leaf, dtype: np.dtype) -> np.ndarray:
-    leaf = np.ascontiguousarray(leaf)
+    leaf = np.asarray(leaf)
     if leaf.dtype == dtype:
         return leaf
+    leaf = np.ascontiguousarray(leaf)  # not above: it would make a vector of a scalar
     extra = 1 if dtype.kind != "c" else 2 if dtype.itemsize == 16 else 1
     flat = leaf.reshape(*leaf.shape[: leaf.ndim - extra], -1)
     return flat.view(dtype)[..., 0]

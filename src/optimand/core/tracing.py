@@ -6,6 +6,7 @@ traced can be differentiated with respect to what they captured, cross a `custom
 """
 
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -60,10 +61,9 @@ def trace_once(fn: Callable, *args: PyTree) -> Traced:
         return eqx.combine(arrays, static)(*args)
 
     key = _cache_key(static, (arrays, args))
-    if key is not None and key in _recordings:
-        _recordings.move_to_end(key)
-        replay, structure = _recordings[key]
-        return Traced(arrays, replay, structure)
+    known = _recordings.find(key)
+    if known is not None:
+        return Traced(arrays, *known)
     captured = {}
 
     def recorded(arrays, *args):
@@ -74,15 +74,35 @@ def trace_once(fn: Callable, *args: PyTree) -> Traced:
     replay = eqx.filter_closure_convert(recorded, arrays, *args)
     structure = _Hashable(captured["output"])
     has_tracer = any(is_tracer(leaf) for leaf in jtu.tree_leaves(replay))
-    if key is not None and not has_tracer:
-        _recordings[key] = (replay, structure)
-        if len(_recordings) > _RECORDINGS:
-            _recordings.popitem(last=False)
+    if not has_tracer:
+        _recordings.keep(key, (replay, structure))
     return Traced(arrays, replay, structure)
 
 
-_RECORDINGS = 64
-_recordings: OrderedDict = OrderedDict()
+class _Recordings:
+    """The last `most` recordings, for several threads. The key None stands for what must not be kept."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.kept: OrderedDict = OrderedDict()
+        self.lock = threading.Lock()
+
+    def find(self, key):
+        with self.lock:
+            if key is None or key not in self.kept:
+                return None
+            self.kept.move_to_end(key)
+            return self.kept[key]
+
+    def keep(self, key, recording) -> None:
+        with self.lock:
+            if key is not None:
+                self.kept[key] = recording
+            while len(self.kept) > self.most:
+                self.kept.popitem(last=False)
+
+
+_recordings = _Recordings(64)
 
 
 class _Hashable:
@@ -110,10 +130,7 @@ def _cache_key(static, dynamic):
     leaves, treedef = jtu.tree_flatten((static, dynamic))
     if any(is_tracer(leaf) for leaf in leaves) or inside_transformation():
         return None
-    parts = tuple(
-        (leaf.shape, str(leaf.dtype)) if isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct) else leaf
-        for leaf in leaves
-    )
+    parts = tuple(_key_part(leaf) for leaf in leaves)
     config: Any = jax.config
     key = (parts, treedef, config.jax_enable_x64, config.jax_default_matmul_precision)
     try:
@@ -121,6 +138,12 @@ def _cache_key(static, dynamic):
     except TypeError:
         return None
     return key
+
+
+def _key_part(leaf):
+    if isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct):  # a weakly typed number promotes differently
+        return leaf.shape, str(leaf.dtype), getattr(leaf, "weak_type", False)
+    return type(leaf), repr(leaf) if isinstance(leaf, float) else leaf  # 1 == True and 0.0 == -0.0
 
 
 def inside_transformation(*trees: PyTree) -> bool:

@@ -37,8 +37,14 @@ class ResidualProblem(Fit):
     **Raises:** `ArgumentError` for inputs that are not finite (with the sample and the index) or that the equation refuses.
 
     ```python
-    problem = om.informed.ResidualProblem(pde, pde.sample_inputs(key, 64), model, batch_size=4)
-    om.solve(problem, om.smooth.Adam(1e-3, clip=1.0, skip_nonfinite=True), key=key, budget=om.Budget(steps=200))
+    with jax.enable_x64(True):                                      # of the constraint; the network stays in float32
+        key = jax.random.key(0)
+        pde = om.informed.DiffusionSorption1D(nt=9, nx=16)          # small, to end in seconds
+        network = om.operators.FNO(3, 6, width=4, modes=(2, 3), layers=2, dtype=jnp.float32, key=key)
+        model = om.informed.ConstrainedBasis(network, pde, constraint=om.informed.NLLSConstraint(points=40))
+        problem = om.informed.ResidualProblem(pde, pde.sample_inputs(key, 4), model, batch_size=2)
+        adam = om.smooth.Adam(1e-3, clip=1.0, skip_nonfinite=True)
+        train = lambda: om.solve(problem, adam, key=key, budget=om.Budget(steps=200))
     ```
 
     Source: Chalapathi et al. 2024, section 3; the loss is the norm, neither squared nor averaged over points.

@@ -81,7 +81,8 @@ class FNO(eqx.Module):
     """The Fourier neural operator: fields `(in_channels, n_1, ..., n_d)` to fields `(out_channels, n_1, ..., n_d)`.
 
     ```python
-    model = om.operators.FNO(in_channels=3, out_channels=1, width=32, modes=(8, 8), key=jax.random.key(0))
+    model = om.operators.FNO(in_channels=3, out_channels=1, width=16, modes=(8, 8), key=jax.random.key(0))
+    a = jax.random.normal(jax.random.key(1), (2, 3, 64, 64))
     u = jax.vmap(model)(a)                                       # (batch, 3, 64, 64) -> (batch, 1, 64, 64)
     ```
 
@@ -184,7 +185,7 @@ def _gelu_twice(x: Array) -> Array:
 def from_neuraloperator(state: Mapping[str, np.ndarray], in_channels: int) -> FNO:
     """Our `FNO` with the weights of an FNO of the package `neuraloperator`: the same function.
 
-    ```python
+    ```text
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if hasattr(tensor, "numpy")}
     ours = om.operators.from_neuraloperator(state, in_channels=1)
     ```

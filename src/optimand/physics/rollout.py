@@ -77,6 +77,7 @@ def rollout(
 
     ```python
     flow = om.physics.NavierStokes2D(n=64, reynolds=1e3, dt=0.05)
+    vorticity = om.physics.gaussian_field(jax.random.key(0), (64, 64), scale=7**3)
     trajectory = om.physics.rollout(flow, flow.initial(vorticity), steps=60, every=4)
     trajectory.observations.vorticity                                  # (15, 64, 64)
     ```

@@ -33,7 +33,7 @@ class SoftDiscs(eqx.Module):
     in units of energy; `exponent` (alpha), at least 2 for forces that are continuous.
 
     ```python
-    discs = optimand.physics.SoftDiscs(jnp.array([1.0, 1.0, 0.6]), side=2.0)
+    discs = om.physics.SoftDiscs(jnp.array([1.0, 1.0, 0.6]), side=2.0)
     discs.energy(jnp.array([[0.5, 0.5], [1.2, 0.5], [1.0, 1.5]]))
     ```
     """

@@ -116,10 +116,11 @@ def curves(
 
     - `lines`: name -> one curve `[step]` or several `[repetition, step]`, or a pair `(x, y)` of one curve.
     - `x`: the steps, if they are not 1, 2, 3, ...
-    - `log`: "y", "x", "xy" or "" for logarithmic axes.
+    - `log`: "y", "x", "xy" or "" for logarithmic axes; y stays linear where the values lie within a factor of three.
     """
     with style.house_style():
         import matplotlib.pyplot as plt
+        import matplotlib.ticker
 
         figure, place = plt.subplots()
         for number, (name, line) in enumerate(lines.items()):
@@ -133,6 +134,11 @@ def curves(
             place.plot(at, middle, label=name, **look, marker="o" if len(at) < 12 else None)
             if len(line) > 1:
                 place.fill_between(at, line.min(axis=0), line.max(axis=0), color=look["color"], alpha=0.15, linewidth=0)
+        low, high = place.dataLim.intervaly
+        if low > 0 and high < 3 * low:  # within so little a logarithmic axis has no readable ticks
+            log = log.replace("y", "")
+        if xlabel == "step" and "x" not in log:
+            place.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         return _dress(figure, place, xlabel, ylabel, title, log, len(lines))
 
 

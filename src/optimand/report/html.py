@@ -125,7 +125,7 @@ def _figure(folder: Path, entry: Mapping[str, str]) -> dict[str, str]:
     path, kind = (svg, "svg+xml") if svg.stat().st_size <= _SVG_UP_TO else (png, "png")
     data = base64.b64encode(path.read_bytes()).decode()
     width = 96 * float(entry["inches"])  # at which it is drawn; below `least` its text would be too small to read
-    shown = {"width": str(round(width)), "least": str(round(0.65 * width))}
+    shown = {"width": str(round(width)), "least": str(round(0.58 * width))}
     return {"caption": entry["caption"], "source": f"data:image/{kind};base64,{data}", **shown}
 
 

@@ -1,41 +1,5 @@
-"""Checks of hyperparameters that many methods share. A traced value cannot be looked at, and passes."""
+"""The checks of numbers of the core, under the name that the methods of this room use."""
 
-from typing import Any
-
-import jax
-import numpy as np
-
-from ..core.errors import ArgumentError
-from ..core.tracing import is_tracer
+from ..core.arguments import need_between, need_count, need_not_negative, need_positive
 
 __all__ = ["need_between", "need_count", "need_not_negative", "need_positive"]
-
-
-def need_not_negative(name: str, number: Any) -> None:
-    """A tolerance or a rate: zero or more."""
-    if _known(number) and not np.all(np.asarray(number) >= 0):
-        raise ArgumentError(name, f"must not be negative, not {number!r}.")
-
-
-def need_positive(name: str, number: Any) -> None:
-    """A step size or a scale: more than zero."""
-    if _known(number) and not np.all(np.asarray(number) > 0):
-        raise ArgumentError(name, f"must be positive, not {number!r}.")
-
-
-def need_between(name: str, number: Any, low: Any, high: Any) -> None:
-    """A fraction strictly between two numbers."""
-    if _known(number) and not np.all((low < np.asarray(number)) & (np.asarray(number) < high)):
-        raise ArgumentError(name, f"must lie strictly between {low:g} and {high:g}, not {number!r}.")
-
-
-def need_count(name: str, number: Any, least: int = 1) -> None:
-    """A whole number of things."""
-    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
-        raise ArgumentError(name, f"must be a whole number, at least {least}, not {number!r}.")
-
-
-def _known(number: Any) -> bool:
-    if isinstance(number, int | float | np.ndarray | np.generic):
-        return True
-    return isinstance(number, jax.Array) and not is_tracer(number)

@@ -17,6 +17,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
 from ..core.budget import Counters
+from ..core.errors import ArgumentError
 from ..core.method import Method
 from ..core.problem import Composite
 from .arguments import need_between, need_not_negative, need_positive
@@ -48,7 +49,7 @@ class BlockCoordinateDescent(Method):
     - `growth`: what an adapted step size is multiplied by after it was accepted.
     - `tolerance`: converged when the norm of all moves of a step, each over its step size, is at most this.
 
-    Raises `ArgumentError`, naming the argument, for a number out of its range.
+    Raises `ArgumentError`, naming the argument, for a number out of its range, and for step sizes of other blocks.
     """
 
     problem = Composite
@@ -69,6 +70,8 @@ class BlockCoordinateDescent(Method):
         leaves = jtu.tree_leaves(guess)
         blocks = len(leaves) if len(leaves) > 1 else jnp.atleast_1d(leaves[0]).shape[0]
         start = self.first_step if self.step_size is None else self.step_size
+        if jnp.ndim(start) and jnp.shape(start) != (blocks,):
+            raise ArgumentError("step_size", f"has shape {jnp.shape(start)} for {blocks} blocks.")
         step_sizes = jnp.broadcast_to(jnp.asarray(start, dtype_of(guess)), (blocks,))
         value = problem.value(guess)
         residual = jnp.asarray(jnp.inf, value.dtype)

@@ -124,7 +124,8 @@ class Optax(OptaxIteration):
 
     ```python
     schedule = optax.cosine_decay_schedule(1e-2, 500)
-    om.solve(problem, om.smooth.Optax(optax.adamw(schedule)), guess, budget=om.Budget(steps=500))
+    problem = om.Minimize(lambda x: jnp.sum((x - 1.0) ** 2))
+    om.solve(problem, om.smooth.Optax(optax.adamw(schedule)), jnp.zeros(3), budget=om.Budget(steps=500))
     ```
     """
 

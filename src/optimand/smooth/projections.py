@@ -64,7 +64,7 @@ def box(x: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
     """The nearest point with lower <= x <= upper; each bound is a number, or a pytree like `x`.
 
     ```python
-    box({"a": jnp.array([-1.0, 2.0])}, 0.0, 1.0)      # {"a": [0., 1.]}
+    om.smooth.projections.box({"a": jnp.array([-1.0, 2.0])}, 0.0, 1.0)      # {"a": [0., 1.]}
     ```
     """
 

@@ -20,7 +20,10 @@ differentiated.
 At a kink the derivative is one of the two one-sided ones, and finite; with a weight of zero it is the identity.
 
 ```python
-om.Composite(least_squares, om.smooth.proximal.lasso, x, y, prox_args=(0.1,))
+a, b = jnp.eye(3), jnp.arange(3.0)
+least_squares = lambda x, a, b: 0.5 * jnp.sum((a @ x - b) ** 2)
+problem = om.Composite(least_squares, om.smooth.proximal.lasso, a, b, prox_args=(0.1,))
+om.solve(problem, om.smooth.ProximalGradient(), jnp.zeros(3)).value                        # [0., 0.9, 1.9]
 ```
 
 Source: Parikh and Boyd 2014, chapter 6.

@@ -2,7 +2,7 @@
 
 A study is one module, or one package, with
 
-```python
+```text
 SLUG = "implicit-diff"                        # its name on the command line
 TITLE = "Implicit differentiation"            # one line
 REFERENCE = "blondel2022efficient"            # a key of references.bib, or a tuple of keys
