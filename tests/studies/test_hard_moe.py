@@ -73,6 +73,32 @@ def test_the_bars_are_those_of_the_plan_and_hold_or_not_with_the_figures():
         assert any(claim.name.startswith(failing) and not claim.holds for claim in spoiled)
 
 
+def test_tuned_claims_are_made_beside_those_at_the_schedule_of_the_paper():
+    settings = hard_moe.Settings()
+    names = ("soft/error", "hc/error", "moe/error", "hc/worst", "moe/worst")
+    tuned = {f"{case}/tuned/{name}": metrics()[f"ds/{name}"] for case in ("ds", "ds_sound") for name in names}
+    tuned |= {f"ns/tuned/{name}": metrics()[f"ns/{name}"] for name in names if name.endswith("error")}
+    claims = hard_moe.claims([metrics(**tuned), metrics(**{**tuned, "ds/tuned/moe/error": 0.5})], settings)
+    assert len(claims) == 13 + 4 + 4 + 3
+    failed = {claim.name for claim in claims if not claim.holds}
+    assert failed == {
+        "DS: deviation over seeds of MoE / PI-HC",
+        "DS, tuned: error of MoE / PI-HC (equal total points)",
+        "DS, tuned: error of MoE / PI-SC",
+        "DS, tuned: deviation over seeds of MoE / PI-HC",
+        "DS, sound rows, tuned: deviation over seeds of MoE / PI-HC",
+    }
+
+
+def test_the_short_schedule_halves_after_each_fifth_of_the_steps_and_the_paper_s_after_its_number_of_steps():
+    from optimand.studies.hard_moe.training import schedule_of
+
+    settings = hard_moe.Settings()
+    short, paper = (schedule_of(name, 200, settings) for name in ("short", "paper"))
+    assert [round(float(short(step) / settings.short_rate), 6) for step in (0, 39, 40, 199)] == [1, 1, 0.5, 0.0625]
+    assert [round(float(paper(step) / settings.learning_rate), 6) for step in (0, 199, 800)] == [1, 1, 0.5]
+
+
 def test_the_fast_profile_halves_the_steps():
     settings = hard_moe.Settings()
     fast = dataclasses.replace(settings, profile="fast")

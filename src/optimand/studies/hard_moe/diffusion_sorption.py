@@ -54,7 +54,8 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
     test = jnp.linspace(0.01, 0.19, settings.ds_test)
     references = _sorption_references(settings, test, np.linspace(0, 1, settings.ds_nx), out)
     paper = case("ds", "paper", (0, 0))
-    metrics, rows, fields, curves, trained = compare(paper, variants(paper, settings), settings, train_key, out)
+    found = compare(paper, variants(paper, settings), settings, train_key, out)
+    metrics, trained = found.metrics, found.trained
     extra = {}
     if settings.ds_random_experts:
         model = trained["moe"]
@@ -68,33 +69,33 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
     more = compare(paper, extra, settings, train_key, out)
     if settings.ds_afterwards:
         hard = ConstrainedBasis(
-            more[4]["afterwards"].net, paper.pde, experts=trained["moe"].experts, seed=settings.sampler_seed,
+            more.trained["afterwards"].net, paper.pde, experts=trained["moe"].experts, seed=settings.sampler_seed,
             constraint=trained["moe"].constraint,
         )  # fmt: skip
         errors = errors_of(predict(hard, paper.test), paper.references)
-        more[1].append(["the same, once constrained", 100 * errors.mean(), 100 * errors.max(), None, None])
+        more.rows.append(["the same, once constrained", None, 100 * errors.mean(), 100 * errors.max(), None, None])
         metrics["ds/afterwards/constrained_error"] = errors.mean()
-    metrics.update(more[0])
+    metrics.update(more.metrics)
     metrics["ds/local_excess"] = local_against_global(trained["moe"], paper.test)
     note = f"{paper.steps} steps of batch {paper.batch}, {len(paper.test)} unseen initial conditions"
     tables = [
-        Table("Diffusion-sorption, the paper's rows", COLUMNS, rows + more[1], note),
+        Table("Diffusion-sorption, the paper's rows", COLUMNS, found.rows + more.rows, note),
         *sweep(paper, trained["moe"], settings),
     ]
     if settings.ds_sound:
         sound = case("ds_sound", "compact", settings.ds_corner)
         three = {name: model for name, model in variants(sound, settings).items() if name != "hc_per_solve"}
-        found = compare(sound, three, settings, train_key, out)
-        metrics.update(found[0])
+        sounder = compare(sound, three, settings, train_key, out)
+        metrics.update(sounder.metrics)
         note = f"{note}; no rows at the first {settings.ds_corner[0]} times within {settings.ds_corner[1]} points of x = 0"
-        tables.append(Table("Diffusion-sorption, sound rows: compact stencil, no corner", COLUMNS, found[1], note))
+        tables.append(Table("Diffusion-sorption, sound rows: compact stencil, no corner", COLUMNS, sounder.rows, note))
     figures = {
-        "Diffusion-sorption, the paper's rows: reference and predictions": _drawn(settings, paper, fields),
-        "Diffusion-sorption, the paper's rows: training": draw.curves({**curves, **more[3]}, ylabel="loss"),
+        "Diffusion-sorption, the paper's rows: reference and predictions": _drawn(settings, paper, found.fields),
+        "Diffusion-sorption, the paper's rows: training": draw.curves({**found.curves, **more.curves}, ylabel="loss"),
     }
     if settings.ds_sound:
-        figures["Diffusion-sorption, sound rows: reference and predictions"] = _drawn(settings, sound, found[2])
-        figures["Diffusion-sorption, sound rows: training"] = draw.curves(found[3], ylabel="loss")
+        figures["Diffusion-sorption, sound rows: reference and predictions"] = _drawn(settings, sound, sounder.fields)
+        figures["Diffusion-sorption, sound rows: training"] = draw.curves(sounder.curves, ylabel="loss")
     own_data("ds", paper, trained["moe"], settings, out)
     return Findings(metrics, tables, figures)
 

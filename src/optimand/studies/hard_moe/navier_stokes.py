@@ -35,10 +35,11 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
         "ns", pde, jnp.asarray(data["train"]), jnp.asarray(data["test"]), data["references"], net, settings.ns_basis,
         settings.ns_experts, settings.ns_points, settings.ns_batch, settings.steps("ns"),
     )  # fmt: skip
-    metrics, rows, fields, curves, trained = compare(case, variants(case, settings), settings, train_key, out)
+    found = compare(case, variants(case, settings), settings, train_key, out)
+    metrics, trained = found.metrics, found.trained
     still = errors_of(np.repeat(data["test"][:, None], settings.ns_nt, axis=1), case.references)
     metrics["ns/persistence/error"] = still.mean()
-    rows.append(["persistence", 100 * still.mean(), 100 * still.max(), None, None])
+    found.rows.append(["persistence", None, 100 * still.mean(), 100 * still.max(), None, None])
     times = []
     for name in (name for name in trained if name != "soft"):
         seconds, iterations = solve_seconds(trained[name], case.test)
@@ -54,14 +55,14 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
     shown = {
         "t = T": {
             "reference": case.references[0, -1].T,
-            **{NAMES[name]: fields[name][0, -1].T for name in ("soft", "hc", "moe") if name in fields},
+            **{NAMES[name]: found.fields[name][0, -1].T for name in ("soft", "hc", "moe") if name in found.fields},
         }
     }
     own_data("ns", case, trained["moe"], settings, out)
     return Findings(
         metrics,
         [
-            Table("Navier-Stokes", COLUMNS, rows, note),
+            Table("Navier-Stokes", COLUMNS, found.rows, note),
             Table("Navier-Stokes: the constraint at inference", ("variant", "points of a solve", "ms, slowest expert", "iterations"), times),
             *sweep(case, trained["moe"], settings),
         ],
@@ -69,7 +70,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
             "Navier-Stokes: vorticity at the last time": draw.fields(
                 shown, reference="reference", extent=(0.0, 1.0, 0.0, 1.0), label="vorticity", signed=True
             ),
-            "Navier-Stokes: training": draw.curves(curves, ylabel="loss"),
+            "Navier-Stokes: training": draw.curves(found.curves, ylabel="loss"),
         },
     )  # fmt: skip
 

@@ -99,13 +99,19 @@ NAMES = {
 }
 
 
-def train(case: Case, model: Any, label: str, settings: Settings, key: Any, out: Run) -> Any:
+def schedule_of(name: str, steps: int, settings: Settings) -> Any:
+    """The learning rate by step."""
+    if name == "paper":
+        first, period = settings.learning_rate, settings.halve_every
+    else:
+        first, period = settings.short_rate, max(1, steps // 5)
+    return optax.exponential_decay(first, period, 0.5, staircase=True, end_value=settings.learning_rate_floor)
+
+
+def train(case: Case, model: Any, schedule: str, label: str, settings: Settings, key: Any, out: Run) -> Any:
     """The solution of training one variant."""
     problem = om.informed.ResidualProblem(case.pde, case.inputs, model, batch_size=case.batch)
-    period = max(1, round(settings.halve_every * case.steps))
-    rate = optax.exponential_decay(
-        settings.learning_rate, period, 0.5, staircase=True, end_value=settings.learning_rate_floor
-    )
+    rate = schedule_of(schedule, case.steps, settings)
     method = om.smooth.Adam(rate, clip=settings.clip, skip_nonfinite=True)
     return om.solve(
         problem, method, key=key, budget=om.Budget(steps=case.steps),
@@ -125,30 +131,47 @@ def errors_of(fields: np.ndarray, references: np.ndarray) -> np.ndarray:
     return np.sqrt(np.sum((fields - references) ** 2, axis=axes) / np.sum(references**2, axis=axes))
 
 
-def compare(case: Case, variants: dict[str, Any], settings: Settings, key: Any, out: Run):
-    """Train and test every variant: metrics, rows of a table, fields, training curves, trained models."""
-    metrics, rows, fields, curves, trained = {}, [], {}, {}, {}
+@dataclasses.dataclass
+class Comparison:
+    """What was found of all variants: `fields` and `trained` are those of the better schedule."""
+
+    metrics: dict[str, float]
+    rows: list[list[Any]]
+    fields: dict[str, np.ndarray]
+    curves: dict[str, Any]
+    trained: dict[str, Any]
+
+
+def compare(case: Case, variants: dict[str, Any], settings: Settings, key: Any, out: Run) -> Comparison:
+    """Train every variant with every schedule, and test it. The better schedule is that with the lower training loss."""
+    found = Comparison({}, [], {}, {}, {})
     for name, model in variants.items():
-        out.progress(f"{case.name}: {NAMES[name]}")
-        solution = train(case, model, f"{case.name}, {NAMES[name]}", settings, key, out)
-        trained[name] = solution.value
-        fields[name] = predict(solution.value, case.test)
-        errors = errors_of(fields[name], case.references)
-        curves[NAMES[name]] = (solution.history["step"], solution.history["value"])
-        steps = np.diff(solution.history["step"], prepend=0)
-        seconds = (solution.stats["seconds"] - solution.stats["compile_seconds"]) / max(int(steps.sum()), 1)
-        metrics.update({
-            f"{case.name}/{name}/error": errors.mean(), f"{case.name}/{name}/worst": errors.max(),
-            f"{case.name}/{name}/skipped": solution.history["skipped"][-1],
-            f"{case.name}/{name}/seconds_per_step": seconds,
-        })  # fmt: skip
-        rows.append(
-            [NAMES[name], 100 * errors.mean(), 100 * errors.max(), float(solution.history["value"][-1]), seconds]
-        )
-    return metrics, rows, fields, curves, trained
+        lowest = np.inf
+        for schedule in settings.schedules[: 1 if name == "hc_per_solve" else None]:
+            label = f"{case.name}, {NAMES[name]}, {schedule} schedule"
+            out.progress(label)
+            solution = train(case, model, schedule, label, settings, key, out)
+            fields = predict(solution.value, case.test)
+            errors = errors_of(fields, case.references)
+            loss = float(np.mean(solution.history["value"][-max(1, case.steps // 10) :]))
+            steps = np.diff(solution.history["step"], prepend=0)
+            seconds = (solution.stats["seconds"] - solution.stats["compile_seconds"]) / max(int(steps.sum()), 1)
+            figures = {
+                "error": errors.mean(), "worst": errors.max(), "loss": loss, "seconds_per_step": seconds,
+                "skipped": solution.history["skipped"][-1],
+            }  # fmt: skip
+            place = f"{case.name}/{name}" if schedule == "paper" else f"{case.name}/{schedule}/{name}"
+            found.metrics.update({f"{place}/{what}": value for what, value in figures.items()})
+            found.rows.append([NAMES[name], schedule, 100 * errors.mean(), 100 * errors.max(), loss, seconds])
+            found.curves[f"{NAMES[name]}, {schedule}"] = (solution.history["step"], solution.history["value"])
+            if loss < lowest or name not in found.trained:
+                lowest = loss
+                found.trained[name], found.fields[name] = solution.value, fields
+                found.metrics.update({f"{case.name}/tuned/{name}/{what}": value for what, value in figures.items()})
+    return found
 
 
-COLUMNS = ("variant", "mean error, %", "worst error, %", "last loss", "seconds a step")
+COLUMNS = ("variant", "schedule", "mean error, %", "worst error, %", "training loss", "seconds a step")
 
 
 def sweep(case: Case, model: Any, settings: Settings) -> list[Table]:
