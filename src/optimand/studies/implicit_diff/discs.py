@@ -39,7 +39,7 @@ def run(settings: Settings, key, out: Run) -> Findings:
     method = FIRE(time_step=settings.discs_time_step, max_time_step=4 * settings.discs_time_step, tolerance=1e-12)
     budget = Budget(steps=settings.discs_iterations)
     problem = lambda theta: Minimize(lambda x, theta: packing(theta).energy(x), theta)
-    # The mean is fixed: without it translations would make the system singular. BiCGSTAB's place is taken by GMRES.
+    # The mean is fixed: without it translations would make the system singular.
     condition = lambda x, theta: packing(theta).anchored_gradient(x)
     fixed_mean = Implicit(
         condition=lambda x, problem: condition(x, problem.args[0]), symmetric=False, rtol=settings.rtol
