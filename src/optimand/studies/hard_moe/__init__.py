@@ -173,7 +173,7 @@ def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
     def have(*names):
         return all(name in seed for seed in seeds for name in names)
 
-    note = f"mean over {len(seeds)} seeds, equal steps"
+    note = f"mean over {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}, equal steps"
     said = []
     for case, label in (("ds", "DS"), ("ds/tuned", "DS, tuned"), ("ds_sound/tuned", "DS, sound rows, tuned")):
         if not have(f"{case}/soft/error", f"{case}/hc/error"):
