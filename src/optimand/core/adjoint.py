@@ -25,7 +25,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import lineax as lx
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
@@ -68,7 +67,7 @@ class Implicit(Adjoint):
     least-squares solution, and a `RuntimeWarning` says so.
     """
 
-    linear_solver: lx.AbstractLinearSolver | None = None
+    linear_solver: Any = None  # lineax is loaded by those who use it: it takes as long as all of the core
     ridge: float = 0.0
     dense_below: int = eqx.field(static=True, default=64)
     rtol: float | None = eqx.field(static=True, default=None)
@@ -88,8 +87,11 @@ class Implicit(Adjoint):
         for name in ("preconditioner", "condition", "monitor"):
             if getattr(self, name) is not None:
                 need_callable(getattr(self, name), name)
-        if self.linear_solver is not None and not isinstance(self.linear_solver, lx.AbstractLinearSolver):
-            raise ArgumentError("linear_solver", f"must be a lineax solver, not {self.linear_solver!r}.")
+        if self.linear_solver is not None:
+            import lineax as lx
+
+            if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
+                raise ArgumentError("linear_solver", f"must be a lineax solver, not {self.linear_solver!r}.")
 
     def kind(self) -> str:
         return "implicit"
@@ -322,6 +324,8 @@ def _defect(matvec, solution, rhs):
 
 
 def _by_lineax(solver, symmetric, start, matvec, rhs):
+    import lineax as lx
+
     structure = jax.eval_shape(lambda: rhs)
     tags = {lx.symmetric_tag, lx.positive_semidefinite_tag} if symmetric else set()
     operator = lx.FunctionLinearOperator(matvec, structure, tags)
