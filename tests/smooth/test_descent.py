@@ -38,7 +38,8 @@ def test_lbfgs_direction_is_that_of_the_two_loop_recursion():
     problem = om.Minimize(rosenbrock)
     solution = om.solve(problem, LBFGS(memory=4), jnp.full(6, 0.3), budget=om.Budget(steps=12))
     state = solution.state
-    q, pairs = state.gradient, [(s, y) for s, y in zip(state.s, state.y, strict=True) if s @ y != 0]
+    oldest_first = (jnp.roll(rows, -state.slot, axis=0) for rows in (state.s, state.y))
+    q, pairs = state.gradient, [(s, y) for s, y in zip(*oldest_first, strict=True) if s @ y != 0]
     assert len(pairs) == 4
     alphas = []
     for s, y in reversed(pairs):

@@ -25,7 +25,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import lineax as lx
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
@@ -68,7 +67,7 @@ class Implicit(Adjoint):
     least-squares solution, and a `RuntimeWarning` says so.
     """
 
-    linear_solver: lx.AbstractLinearSolver | None = None
+    linear_solver: Any = None  # lineax is loaded by those who use it: it takes as long as all of the core
     ridge: float = 0.0
     dense_below: int = eqx.field(static=True, default=64)
     rtol: float | None = eqx.field(static=True, default=None)
@@ -88,8 +87,11 @@ class Implicit(Adjoint):
         for name in ("preconditioner", "condition", "monitor"):
             if getattr(self, name) is not None:
                 need_callable(getattr(self, name), name)
-        if self.linear_solver is not None and not isinstance(self.linear_solver, lx.AbstractLinearSolver):
-            raise ArgumentError("linear_solver", f"must be a lineax solver, not {self.linear_solver!r}.")
+        if self.linear_solver is not None:
+            import lineax as lx
+
+            if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
+                raise ArgumentError("linear_solver", f"must be a lineax solver, not {self.linear_solver!r}.")
 
     def kind(self) -> str:
         return "implicit"
@@ -322,6 +324,8 @@ def _defect(matvec, solution, rhs):
 
 
 def _by_lineax(solver, symmetric, start, matvec, rhs):
+    import lineax as lx
+
     structure = jax.eval_shape(lambda: rhs)
     tags = {lx.symmetric_tag, lx.positive_semidefinite_tag} if symmetric else set()
     operator = lx.FunctionLinearOperator(matvec, structure, tags)
@@ -334,7 +338,10 @@ def _by_lineax(solver, symmetric, start, matvec, rhs):
 def _dense(matvec, rhs):
     """LU, or the minimum-norm solution where the matrix is singular to working precision."""
     flat, unravel = ravel_pytree(rhs)
-    matrix = jax.vmap(lambda e: ravel_pytree(matvec(unravel(e)))[0], out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
+    # One column after the other: together they would need that many times the memory of a product, which then leaves the
+    # cache. Where products are expensive this is several times faster, and where they are cheap hardly slower.
+    product = lambda e: ravel_pytree(matvec(unravel(e)))[0]
+    matrix = jax.lax.map(product, jnp.eye(flat.size, dtype=flat.dtype)).T
     lu, pivots = jax.scipy.linalg.lu_factor(matrix)
     diagonal = jnp.abs(jnp.diagonal(lu))
     regular = diagonal.min() > flat.size * jnp.finfo(flat.dtype).eps * diagonal.max()
@@ -351,15 +358,11 @@ def _krylov(adjoint: Implicit, symmetric: bool, start, matvec, rhs):
     rtol = adjoint.rtol if adjoint.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-6)
     size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
     steps = adjoint.max_steps or 10 * size
-    if symmetric:
-        solution, missed = _conjugate_gradients(matvec, rhs, start, adjoint.preconditioner, rtol, steps)
-    else:
-        # Two products an iteration and no basis to keep orthogonal, which costs GMRES more than it saves.
-        options: dict[str, Any] = {"tol": rtol, "M": adjoint.preconditioner, "x0": start}
-        solution, _ = jax.scipy.sparse.linalg.bicgstab(matvec, rhs, maxiter=max(1, steps // 2), **options)
-        missed = None
-    solution = jtu.tree_map(jnp.nan_to_num, solution)
-    if missed is None or dtype != jnp.float64:  # where rounding may have led the recurrence of the residual astray
+    iterate = _conjugate_gradients if symmetric else _bicgstab
+    solution, missed = iterate(matvec, rhs, start, adjoint.preconditioner, rtol, steps)
+    broken = ~jnp.isfinite(missed)  # a division by zero, which reaches all entries
+    solution = jtu.tree_map(lambda leaf: jnp.where(broken, 0, leaf), solution)
+    if dtype != jnp.float64:  # where rounding may have led the recurrence of the residual astray
         missed = _defect(matvec, solution, rhs)
 
     def normal_equations(u, missed):
@@ -376,19 +379,30 @@ def _krylov(adjoint: Implicit, symmetric: bool, start, matvec, rhs):
     return solution, missed <= 100 * enough, lambda: missed
 
 
-def _conjugate_gradients(matvec, rhs, start, preconditioner, rtol, steps: int):
-    """The solution, and the norm of what its residual is by recurrence.
+# Both solvers return the solution, and the norm of what its residual is by recurrence. They take two products fewer than
+# those of `jax.scipy.sparse.linalg` and a look at the result, which multiply a start of zero by the matrix and do not say
+# what is left. Where a handful of products solve the system, they count.
 
-    This takes two products fewer than `jax.scipy.sparse.linalg.cg` and a look at the result: that multiplies a start of
-    zero by the matrix, and does not say what is left. Where a handful of products solve the system, they count.
-    """
-    dot = lambda a, b: sum(
+
+def _dot(a, b):
+    return sum(
         jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST)
         for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
     )
-    along = lambda x, step, d: jtu.tree_map(lambda x, d: (x + step * d).astype(x.dtype), x, d)
+
+
+def _along(x, step, d):
+    return jtu.tree_map(lambda x, d: (x + step * d).astype(x.dtype), x, d)
+
+
+def _first_residual(matvec, rhs, start):
+    return (jtu.tree_map(jnp.zeros_like, rhs), rhs) if start is None else (start, _along(rhs, -1, matvec(start)))
+
+
+def _conjugate_gradients(matvec, rhs, start, preconditioner, rtol, steps: int):
+    """Hestenes and Stiefel 1952."""
     precondition = (lambda r: r) if preconditioner is None else preconditioner
-    limit = rtol**2 * dot(rhs, rhs)
+    limit = rtol**2 * _dot(rhs, rhs)
 
     def going(carry):
         _, _, left, _, _, step = carry
@@ -397,17 +411,57 @@ def _conjugate_gradients(matvec, rhs, start, preconditioner, rtol, steps: int):
     def iterate(carry):
         x, r, _, inner, p, step = carry
         image = matvec(p)
-        length = inner / dot(p, image)
-        x, r = along(x, length, p), along(r, -length, image)
+        length = inner / _dot(p, image)
+        x, r = _along(x, length, p), _along(r, -length, image)
         z = precondition(r)
-        next_inner = dot(r, z)
-        left = next_inner if preconditioner is None else dot(r, r)
-        return x, r, left, next_inner, along(z, next_inner / inner, p), step + 1
+        next_inner = _dot(r, z)
+        left = next_inner if preconditioner is None else _dot(r, r)
+        return x, r, left, next_inner, _along(z, next_inner / inner, p), step + 1
 
-    x, r = (jtu.tree_map(jnp.zeros_like, rhs), rhs) if start is None else (start, along(rhs, -1, matvec(start)))
+    x, r = _first_residual(matvec, rhs, start)
     z = precondition(r)
-    x, _, left, *_ = jax.lax.while_loop(going, iterate, (x, r, dot(r, r), dot(r, z), z, jnp.int32(0)))
+    x, _, left, *_ = jax.lax.while_loop(going, iterate, (x, r, _dot(r, r), _dot(r, z), z, jnp.int32(0)))
     return x, jnp.sqrt(left)
+
+
+def _bicgstab(matvec, rhs, start, preconditioner, rtol, steps: int):
+    """Van der Vorst 1992, preconditioned from the right: two products an iteration, and no basis to keep orthogonal.
+
+    Its residual may rise by orders of magnitude on the way, and the recurrence then keeps the rounding error of the
+    highest: where that could matter, the residual is computed.
+    """
+    precondition = (lambda r: r) if preconditioner is None else preconditioner
+    squared = _dot(rhs, rhs)
+    limit = rtol**2 * squared
+    x, shadow = _first_residual(matvec, rhs, start)
+
+    def going(carry):
+        left, step = carry[4], carry[6]
+        return (left > limit) & (step < steps)
+
+    def iterate(carry):
+        x, r, p, inner, _, highest, step = carry  # inner: rho
+        toward = precondition(p)
+        v = matvec(toward)
+        alpha = inner / _dot(shadow, v)
+        s = _along(r, -alpha, v)
+        onward = precondition(s)
+        t = matvec(onward)
+        length = _dot(t, t)
+        omega = jnp.where(length > 0, _dot(t, s) / length, 0)  # s = 0: solved
+        x = _along(_along(x, alpha, toward), omega, onward)
+        r = _along(s, -omega, t)
+        next_inner, left = _dot(shadow, r), _dot(r, r)
+        p = _along(r, next_inner / inner * alpha / omega, _along(p, -omega, v))
+        return x, r, p, next_inner, left, jnp.maximum(highest, left), step + 2
+
+    left = _dot(shadow, shadow)
+    begin = (x, shadow, shadow, left, left, left, jnp.int32(0))
+    x, _, _, _, left, highest, _ = jax.lax.while_loop(going, iterate, begin)
+    eps = jnp.finfo(left.dtype).eps
+    trusted = eps**2 * jnp.maximum(highest, squared) <= 1e-4 * limit
+    missed = jax.lax.cond(trusted | ~jnp.isfinite(left), lambda: jnp.sqrt(left), lambda: _defect(matvec, x, rhs))
+    return x, missed
 
 
 # For any solver, ours or not.

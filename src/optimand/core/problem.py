@@ -25,7 +25,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import lineax as lx
 from jaxtyping import Array, PyTree
 
 from .errors import ArgumentError, GuessError, ObjectiveError
@@ -314,10 +313,12 @@ class Linear(Problem):
     Without a guess, the start is zero.
     """
 
-    operator: lx.AbstractLinearOperator
+    operator: Any  # lineax is loaded by those who use it
     rhs: PyTree
 
-    def __init__(self, operator: lx.AbstractLinearOperator, rhs: PyTree):
+    def __init__(self, operator: Any, rhs: PyTree):
+        import lineax as lx
+
         if not isinstance(operator, lx.AbstractLinearOperator):
             raise ArgumentError(
                 "operator",
@@ -341,6 +342,8 @@ class Linear(Problem):
 
     @property
     def symmetric(self) -> bool:
+        import lineax as lx
+
         return lx.is_symmetric(self.operator)
 
     def start(self, guess: PyTree) -> PyTree:

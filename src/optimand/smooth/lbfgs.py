@@ -9,12 +9,14 @@ $$H g = \gamma g + S R^{-\top} \big((D + \gamma Y^\top Y) R^{-1} S^\top g - \gam
 
 This is used instead of the two-loop recursion: it is the same direction in two passes over the memory and not in 4 m
 operations that wait for one another. \(R^{-1}\) is kept itself: without its first row and column it is the inverse of R
-without the oldest pair, and a new pair adds one column.
+without the oldest pair, and a new pair adds one column. The pairs themselves stay where they are, the newest in the place
+of the oldest, since to move them would take longer than all the rest; only the small matrices are in order.
 """
 
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
@@ -32,8 +34,10 @@ __all__ = ["LBFGS"]
 
 
 class LBFGSState(eqx.Module):
-    """The pairs, oldest first (all zero where there is none yet), what the formula needs of them, and the next
-    `direction`.
+    """The pairs, what the formula needs of them, and the next `direction`.
+
+    `s` and `y` are rings, in which the next pair goes to `slot`; `inverse` (R^-1), `diagonal` and `yy` are oldest first,
+    and zero where there is no pair, so that what is left in the rings from before has no weight.
     """
 
     x: PyTree
@@ -46,6 +50,7 @@ class LBFGSState(eqx.Module):
     diagonal: Float[Array, "memory"]
     yy: Float[Array, "memory memory"]
     pairs: Array
+    slot: Array
     stuck: Array
     counters: Counters
 
@@ -90,7 +95,7 @@ class LBFGS(Method):
         products = jnp.zeros((self.memory, self.memory), flat.dtype)
         return LBFGSState(
             guess, value, gradient, _steepest(flat), pairs, pairs, products, products[0], products,
-            jnp.int32(0), jnp.array(False), Counters.zero().add(values=1, gradients=1),
+            jnp.int32(0), jnp.int32(0), jnp.array(False), Counters.zero().add(values=1, gradients=1),
         )  # fmt: skip
 
     def step(self, problem: Objective, state: LBFGSState, *, key: Array | None) -> LBFGSState:
@@ -108,10 +113,10 @@ class LBFGS(Method):
         useful = found.accepted & (curvature > 1e-10 * jnp.sqrt(yy_last) * jnp.sqrt(s @ s))
 
         keep = lambda new, old: jnp.where(useful, new, jnp.where(found.accepted, old, 0))
-        shift = lambda rows, row: jnp.concatenate([rows[1:], row[None]])
-        big_s, big_y = keep(shift(state.s, s), state.s), keep(shift(state.y, y), state.y)
+        big_s, big_y = (_put(rows, state.slot, row, useful) for rows, row in ((state.s, s), (state.y, y)))
+        slot = jnp.where(useful, state.slot + 1, state.slot) % self.memory
         against = jnp.stack([g_new, y], axis=1)
-        s_products, y_products = big_s @ against, big_y @ against
+        s_products, y_products = (_from(slot, rows @ against) for rows in (big_s, big_y))
         older = state.inverse[1:, 1:]
         last = jnp.concatenate([-older @ s_products[:-1, 1], jnp.ones(1, g.dtype)]) / jnp.where(useful, curvature, 1)
         inverse = keep(jnp.pad(older, ((0, 1), (0, 1))).at[:, -1].set(last), state.inverse)
@@ -123,11 +128,12 @@ class LBFGS(Method):
         gamma = diagonal[-1] / jnp.where(pairs > 0, yy[-1, -1], 1)
         u = inverse @ s_products[:, 0]
         v = (diagonal * u + gamma * (yy @ u - y_products[:, 0])) @ inverse
-        direction = -(gamma * g_new + v @ big_s - gamma * (u @ big_y))
+        in_place = _from(self.memory - slot, jnp.stack([v, -gamma * u], axis=1))
+        direction = -(gamma * g_new + in_place[:, 0] @ big_s + in_place[:, 1] @ big_y)
         sensible = (pairs > 0) & (g_new @ direction < 0)
         direction = jnp.where(sensible, direction, _steepest(g_new))
         return LBFGSState(
-            x, value, gradient, direction, big_s, big_y, inverse, diagonal, yy, pairs,
+            x, value, gradient, direction, big_s, big_y, inverse, diagonal, yy, pairs, slot,
             ~found.accepted & (state.pairs == 0),
             state.counters.add(values=found.trials, gradients=found.trials),
         )  # fmt: skip
@@ -141,6 +147,16 @@ class LBFGS(Method):
 
     def metrics(self, problem: Objective, state: LBFGSState) -> dict[str, Any]:
         return {"value": state.value, "residual": norm(state.gradient)}
+
+
+def _put(rows: Array, slot: Array, row: Array, useful: Array) -> Array:
+    """`row` in the place of `rows[slot]`, if it is useful."""
+    return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(useful, row, rows[slot]), slot, 0)
+
+
+def _from(start: Array, rows: Array) -> Array:
+    """The rows from number `start` on, and then those before it."""
+    return jax.lax.dynamic_slice_in_dim(jnp.concatenate([rows, rows]), start, len(rows))
 
 
 def _steepest(g: Array) -> Array:
