@@ -27,10 +27,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .arguments import need_count, need_not_negative
 from .errors import ArgumentError, GradientError, ObjectiveError
+from .krylov import bicgstab, conjugate_gradients, defect_of, norm
 from .tracing import as_arrays, need_callable, trace_once
 
 __all__ = ["Adjoint", "Detached", "Implicit", "OneStep", "Unrolled", "implicit", "root_jvp", "root_vjp"]
@@ -238,13 +239,6 @@ def _shapes(tree) -> str:
     return eqx.tree_pformat(tree)
 
 
-def _norm(tree) -> Array:
-    # The barrier keeps what computes a leaf out of the reduction, in which it would be evaluated element by element.
-    leaves = jax.lax.optimization_barrier(jtu.tree_leaves(tree))
-    square = lambda leaf: jnp.real(jnp.vdot(leaf, leaf, precision=jax.lax.Precision.HIGHEST))
-    return jnp.sqrt(sum((square(leaf) for leaf in leaves), start=jnp.zeros(())))
-
-
 def _reporting(adjoint: Implicit, at_solution, unknown):
     """A function of (solution, whether it solves the system, relative residual) that warns if it does not, or if F is
     not zero, and returns the solution.
@@ -255,13 +249,13 @@ def _reporting(adjoint: Implicit, at_solution, unknown):
     """
     if adjoint.tolerance is None:
         return lambda solution, solved, relative: solution
-    norm = jax.lax.stop_gradient(_norm(at_solution))
-    astray = ~(norm <= adjoint.tolerance * (1 + jax.lax.stop_gradient(_norm(unknown))))
+    size = jax.lax.stop_gradient(norm(at_solution))
+    astray = ~(size <= adjoint.tolerance * (1 + jax.lax.stop_gradient(norm(unknown))))
 
     def report(solution, solved, relative):
         answer = jax.ShapeDtypeStruct((), np.float32)
         tell = lambda: jax.pure_callback(
-            _warn, answer, astray, norm, ~solved, relative(), vmap_method="broadcast_all"
+            _warn, answer, astray, size, ~solved, relative(), vmap_method="broadcast_all"
         )
         zero = jax.lax.cond(astray | ~solved, tell, lambda: jnp.zeros((), np.float32))
         return jtu.tree_map(lambda leaf: leaf + zero.astype(leaf.dtype), solution)
@@ -307,9 +301,9 @@ def _solve(matvec, rhs, adjoint: Implicit, symmetric: bool, at_solution, unknown
 
     def watched(matvec, rhs):
         solution, solved, defect = method(matvec, rhs)
-        relative = lambda: defect() / jnp.maximum(_norm(rhs), jnp.finfo(jnp.float32).tiny)
+        relative = lambda: defect() / jnp.maximum(norm(rhs), jnp.finfo(jnp.float32).tiny)
         if adjoint.monitor is not None:
-            measured = {"residual": relative(), "solved": solved, "optimality": _norm(at_solution)}
+            measured = {"residual": relative(), "solved": solved, "optimality": norm(at_solution)}
             jax.debug.callback(adjoint.monitor, measured)
         return report(solution, solved, relative)
 
@@ -317,10 +311,6 @@ def _solve(matvec, rhs, adjoint: Implicit, symmetric: bool, at_solution, unknown
 
 
 # Each of the following returns the solution, whether it is one, and |A u - b|, to be computed where it is needed.
-
-
-def _defect(matvec, solution, rhs):
-    return _norm(jtu.tree_map(lambda a, b: a - b, matvec(solution), rhs))
 
 
 def _by_lineax(solver, symmetric, start, matvec, rhs):
@@ -332,7 +322,7 @@ def _by_lineax(solver, symmetric, start, matvec, rhs):
     options = {} if start is None else {"y0": start}
     answer = lx.linear_solve(operator, rhs, solver, options=options, throw=False)
     solved = answer.result == lx.RESULTS.successful
-    return answer.value, solved, lambda: _defect(matvec, answer.value, rhs)
+    return answer.value, solved, lambda: defect_of(matvec, answer.value, rhs)
 
 
 def _dense(matvec, rhs):
@@ -350,7 +340,7 @@ def _dense(matvec, rhs):
         lambda: jax.scipy.linalg.lu_solve((lu, pivots), flat),
         lambda: jnp.linalg.lstsq(matrix, flat)[0],
     )
-    return unravel(solution), regular, lambda: _norm(matrix @ solution - flat)
+    return unravel(solution), regular, lambda: norm(matrix @ solution - flat)
 
 
 def _krylov(adjoint: Implicit, symmetric: bool, start, matvec, rhs):
@@ -358,110 +348,25 @@ def _krylov(adjoint: Implicit, symmetric: bool, start, matvec, rhs):
     rtol = adjoint.rtol if adjoint.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-6)
     size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
     steps = adjoint.max_steps or 10 * size
-    iterate = _conjugate_gradients if symmetric else _bicgstab
+    iterate = conjugate_gradients if symmetric else bicgstab
     solution, missed = iterate(matvec, rhs, start, adjoint.preconditioner, rtol, steps)
     broken = ~jnp.isfinite(missed)  # a division by zero, which reaches all entries
     solution = jtu.tree_map(lambda leaf: jnp.where(broken, 0, leaf), solution)
-    if dtype != jnp.float64:  # where rounding may have led the recurrence of the residual astray
-        missed = _defect(matvec, solution, rhs)
+    if symmetric and dtype != jnp.float64:  # where rounding may have led the recurrence of the residual astray
+        missed = defect_of(matvec, solution, rhs)
 
     def normal_equations(u, missed):
         (transposed,) = [jax.linear_transpose(matvec, rhs)]
         product = lambda v: transposed(matvec(v))[0]
         again, _ = jax.scipy.sparse.linalg.cg(product, transposed(rhs)[0], x0=u, tol=rtol, maxiter=steps)
-        left, before = _defect(matvec, again, rhs), _defect(matvec, u, rhs)
+        left, before = defect_of(matvec, again, rhs), defect_of(matvec, u, rhs)
         return jtu.tree_map(functools.partial(jnp.where, left < before), again, u), jnp.minimum(left, before)
 
-    enough = 100 * rtol * _norm(rhs)
+    enough = 100 * rtol * norm(rhs)
     solution, missed = jax.lax.cond(
         ~(missed <= enough), normal_equations, lambda u, missed: (u, missed), solution, missed
     )
     return solution, missed <= 100 * enough, lambda: missed
-
-
-# Both solvers return the solution, and the norm of what its residual is by recurrence. They take two products fewer than
-# those of `jax.scipy.sparse.linalg` and a look at the result, which multiply a start of zero by the matrix and do not say
-# what is left. Where a handful of products solve the system, they count.
-
-
-def _dot(a, b):
-    return sum(
-        jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST)
-        for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
-    )
-
-
-def _along(x, step, d):
-    return jtu.tree_map(lambda x, d: (x + step * d).astype(x.dtype), x, d)
-
-
-def _first_residual(matvec, rhs, start):
-    return (jtu.tree_map(jnp.zeros_like, rhs), rhs) if start is None else (start, _along(rhs, -1, matvec(start)))
-
-
-def _conjugate_gradients(matvec, rhs, start, preconditioner, rtol, steps: int):
-    """Hestenes and Stiefel 1952."""
-    precondition = (lambda r: r) if preconditioner is None else preconditioner
-    limit = rtol**2 * _dot(rhs, rhs)
-
-    def going(carry):
-        _, _, left, _, _, step = carry
-        return (left > limit) & (step < steps)
-
-    def iterate(carry):
-        x, r, _, inner, p, step = carry
-        image = matvec(p)
-        length = inner / _dot(p, image)
-        x, r = _along(x, length, p), _along(r, -length, image)
-        z = precondition(r)
-        next_inner = _dot(r, z)
-        left = next_inner if preconditioner is None else _dot(r, r)
-        return x, r, left, next_inner, _along(z, next_inner / inner, p), step + 1
-
-    x, r = _first_residual(matvec, rhs, start)
-    z = precondition(r)
-    x, _, left, *_ = jax.lax.while_loop(going, iterate, (x, r, _dot(r, r), _dot(r, z), z, jnp.int32(0)))
-    return x, jnp.sqrt(left)
-
-
-def _bicgstab(matvec, rhs, start, preconditioner, rtol, steps: int):
-    """Van der Vorst 1992, preconditioned from the right: two products an iteration, and no basis to keep orthogonal.
-
-    Its residual may rise by orders of magnitude on the way, and the recurrence then keeps the rounding error of the
-    highest: where that could matter, the residual is computed.
-    """
-    precondition = (lambda r: r) if preconditioner is None else preconditioner
-    squared = _dot(rhs, rhs)
-    limit = rtol**2 * squared
-    x, shadow = _first_residual(matvec, rhs, start)
-
-    def going(carry):
-        left, step = carry[4], carry[6]
-        return (left > limit) & (step < steps)
-
-    def iterate(carry):
-        x, r, p, inner, _, highest, step = carry  # inner: rho
-        toward = precondition(p)
-        v = matvec(toward)
-        alpha = inner / _dot(shadow, v)
-        s = _along(r, -alpha, v)
-        onward = precondition(s)
-        t = matvec(onward)
-        length = _dot(t, t)
-        omega = jnp.where(length > 0, _dot(t, s) / length, 0)  # s = 0: solved
-        x = _along(_along(x, alpha, toward), omega, onward)
-        r = _along(s, -omega, t)
-        next_inner, left = _dot(shadow, r), _dot(r, r)
-        p = _along(r, next_inner / inner * alpha / omega, _along(p, -omega, v))
-        return x, r, p, next_inner, left, jnp.maximum(highest, left), step + 2
-
-    left = _dot(shadow, shadow)
-    begin = (x, shadow, shadow, left, left, left, jnp.int32(0))
-    x, _, _, _, left, highest, _ = jax.lax.while_loop(going, iterate, begin)
-    eps = jnp.finfo(left.dtype).eps
-    trusted = eps**2 * jnp.maximum(highest, squared) <= 1e-4 * limit
-    missed = jax.lax.cond(trusted | ~jnp.isfinite(left), lambda: jnp.sqrt(left), lambda: _defect(matvec, x, rhs))
-    return x, missed
 
 
 # For any solver, ours or not.
