@@ -150,16 +150,18 @@ def compare(case: Case, variants: dict[str, Any], settings: Settings, key: Any, 
         for schedule in settings.schedules[: 1 if name == "hc_per_solve" else None]:
             label = f"{case.name}, {NAMES[name]}, {schedule} schedule"
             out.progress(label)
+            fresh = out.resume(label) is None
             solution = train(case, model, schedule, label, settings, key, out)
             fields = predict(solution.value, case.test)
             errors = errors_of(fields, case.references)
             loss = float(np.mean(solution.history["value"][-max(1, case.steps // 10) :]))
-            steps = np.diff(solution.history["step"], prepend=0)
-            seconds = (solution.stats["seconds"] - solution.stats["compile_seconds"]) / max(int(steps.sum()), 1)
             figures = {
-                "error": errors.mean(), "worst": errors.max(), "loss": loss, "seconds_per_step": seconds,
-                "skipped": solution.history["skipped"][-1],
+                "error": errors.mean(), "worst": errors.max(), "loss": loss, "skipped": solution.history["skipped"][-1],
             }  # fmt: skip
+            seconds = None
+            if fresh:  # the clock of a solve that went on does not know of the steps before
+                seconds = (solution.stats["seconds"] - solution.stats["compile_seconds"]) / max(solution.steps, 1)
+                figures["seconds_per_step"] = seconds
             place = f"{case.name}/{name}" if schedule == "paper" else f"{case.name}/{schedule}/{name}"
             found.metrics.update({f"{place}/{what}": value for what, value in figures.items()})
             found.rows.append([NAMES[name], schedule, 100 * errors.mean(), 100 * errors.max(), loss, seconds])
