@@ -135,6 +135,8 @@ def _one_seed(card, module, folder: Path, settings, seed, resume, about, verbose
             "date": record.today(),
         }
     _finish(folder, found)
+    # Each compiled function holds mappings of memory, of which a process may have some ten thousand: drop them.
+    jax.clear_caches()
     return dict(findings.metrics)
 
 
