@@ -7,15 +7,16 @@ solve combines them so that the equation holds (PI-HC); with experts there is on
 - `ds`: 1-D diffusion-sorption, trained on initial conditions only, tested on eight others; once with the paper's rows, and
   once ("sound rows") with the compact stencil and without the corner where initial and boundary condition contradict each
   other. In that corner the paper's rows have a residual that no field can avoid, eight times that of the exact solution
-  everywhere else; a constraint that minimises the sum bends the whole field to lower it, the more so the better it is
-  trained, and one global solve more than several.
+  everywhere else. A constraint that minimises the sum bends the whole field to lower it: in a basis of exact solutions one
+  solve is off by 13 %, four by 7 %, and without the corner both by 1 %.
 - `ns`: 2-D Navier-Stokes, likewise, with "persistence" (the field stays as it was) as a further rival.
 - `scaling`: the time of the constraint alone, on a frozen random basis, against points and experts.
 
 Every variant of a part starts from the same network and takes the same steps with the same batches. PI-HC is run twice:
 with as many points in all as the experts together have ("equal total": the rival in the claims), and with as many as one
 expert has ("equal per solve"). All train with two schedules of the learning rate: the paper's, which is for twenty times
-the steps, and a short one; "tuned" takes, for each variant, that with the lower training loss. References come from `optimand.physics`; no variant sees one while it is trained.
+the steps, and a short one; "tuned" takes, for each variant, that with the lower training loss. References come from
+`optimand.physics`; no variant sees one while it is trained.
 """
 
 import dataclasses
