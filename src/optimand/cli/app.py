@@ -42,7 +42,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in th
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE ...", help="Change settings.", show_default=False)
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="The same at a size that ends in seconds.")]
+Quick = Annotated[bool, typer.Option("--quick", help="The same at a small size, to see that it runs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 

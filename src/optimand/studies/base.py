@@ -11,7 +11,7 @@ REFERENCE = "blondel2022efficient"            # a key of references.bib, or a tu
 class Settings:
     steps: int = dataclasses.field(default=300, metadata={"help": "gradient steps"})
 
-QUICK = {"steps": 20}                         # what --quick changes, so that the run ends in seconds
+QUICK = {"steps": 20}                         # what --quick changes, so that the run soon ends
 
 def run(settings: Settings, key, out: Run) -> Findings: ...                    # one seed
 def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]: ...   # metrics of each seed -> claims

@@ -67,7 +67,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
                 f"{name}/jacobian_bytes": bytes_,
             })  # fmt: skip
             rows.append([total, experts, 1e3 * wall, 1e3 * alone.max(), int(iterations.max()), bytes_ / 2**20, foreign])
-            sizes, costs = lines.setdefault(f"{experts} experts, slowest alone", ([], []))
+            sizes, costs = lines.setdefault(f"{experts} expert{'s' * (experts > 1)}, slowest alone", ([], []))
             sizes.append(total)
             costs.append(alone.max())
     if settings.scaling_devices > 1:
