@@ -12,6 +12,7 @@ equations with a ridge relative to their trace: m is small, and the Gram matrix 
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
@@ -26,14 +27,13 @@ __all__ = ["Anderson"]
 
 
 class AndersonState(eqx.Module):
-    """The differences are oldest first, zero where there is none yet; `gram` is dR dR'."""
+    """The differences stand in rings, in any order, zero where there is none yet; `gram` is dR dR'."""
 
-    x: Float[Array, "unknowns"]
+    value: PyTree
     residual: Float[Array, "unknowns"]
     dx: Float[Array, "memory unknowns"]
     dr: Float[Array, "memory unknowns"]
     gram: Float[Array, "memory memory"]
-    value: PyTree
     counters: Counters
 
 
@@ -74,26 +74,32 @@ class Anderson(Method):
         differences = jnp.zeros((self.memory, x.size), x.dtype)
         gram = jnp.zeros((self.memory, self.memory), x.dtype)
         counters = Counters.zero().add(residuals=1)
-        return AndersonState(x, image - x, differences, differences, gram, guess, counters)
+        return AndersonState(guess, image - x, differences, differences, gram, counters)
 
     def step(self, problem: FixedPoint, state: AndersonState, *, key: Array | None) -> AndersonState:
-        _, unravel = ravel_pytree(state.value)
+        before, unravel = ravel_pytree(state.value)
         r = state.residual
         eps = jnp.finfo(r.dtype).eps
         scale = jnp.trace(state.gram) / self.memory
         missing = jnp.diagonal(state.gram) == 0
         ridge = jnp.maximum(self.ridge, 10 * eps).astype(r.dtype) * scale + jnp.where(missing, 1, 0)
-        gamma = jnp.linalg.solve(state.gram + jnp.diag(ridge), state.dr @ r)
-        x = state.x + self.damping * r - gamma @ (state.dx + self.damping * state.dr)
+        factor = jnp.linalg.cholesky(state.gram + jnp.diag(ridge), symmetrize_input=False)
+        gamma = jax.scipy.linalg.cho_solve((factor, True), state.dr @ r)
+        gamma = jnp.where(jnp.isfinite(gamma), gamma, 0)  # not positive definite in spite of the ridge: do without
+        x = before + self.damping * r - gamma @ (state.dx + self.damping * state.dr)
         x = x.astype(r.dtype)
         value = unravel(x)
         image, _ = ravel_pytree(problem.apply(value))
         new_r = image - x
-        shift = lambda rows, row: jnp.concatenate([rows[1:], row[None]])
-        dx, dr = shift(state.dx, x - state.x), shift(state.dr, new_r - r)
-        newest = dr @ dr[-1]
-        gram = jnp.pad(state.gram[1:, 1:], ((0, 1), (0, 1))).at[:, -1].set(newest).at[-1].set(newest)
-        return AndersonState(x, new_r, dx, dr, gram, value, state.counters.add(residuals=1))
+        slot = (state.counters.residuals - 1) % self.memory
+        new_dr = new_r - r
+        put = lambda row, rows, axis=0: jax.lax.dynamic_update_index_in_dim(
+            rows, row, slot, axis, allow_negative_indices=False
+        )
+        dx, dr = put(x - before, state.dx), put(new_dr, state.dr)
+        newest = dr @ new_dr
+        gram = put(newest, put(newest, state.gram), axis=1)
+        return AndersonState(value, new_r, dx, dr, gram, state.counters.add(residuals=1))
 
     def done(self, problem: FixedPoint, state: AndersonState):
         return norm(state.residual) <= self.tolerance
