@@ -38,9 +38,10 @@ def test_lbfgs_direction_is_that_of_the_two_loop_recursion():
     problem = om.Minimize(rosenbrock)
     solution = om.solve(problem, LBFGS(memory=4), jnp.full(6, 0.3), budget=om.Budget(steps=12))
     state = solution.state
-    oldest_first = (jnp.roll(rows, -state.slot, axis=0) for rows in (state.s, state.y))
-    q, pairs = state.gradient, [(s, y) for s, y in zip(*oldest_first, strict=True) if s @ y != 0]
-    assert len(pairs) == 4
+    s, y = state.pairs.reshape(2, 5, 6)
+    oldest_first = [(state.slot + age) % 5 for age in range(1, 5)]
+    assert state.diagonal[state.slot] == 0  # the place for the next pair has no weight
+    q, pairs = state.gradient, [(s[place], y[place]) for place in oldest_first]
     alphas = []
     for s, y in reversed(pairs):
         alphas.append(s @ q / (s @ y))

@@ -8,9 +8,9 @@ The direction is \(-H \nabla f(x)\), where \(H\) is what BFGS makes of \(\gamma 
 $$H g = \gamma g + S R^{-\top} \big((D + \gamma Y^\top Y) R^{-1} S^\top g - \gamma Y^\top g\big) - \gamma Y R^{-1} S^\top g .$$
 
 This is used instead of the two-loop recursion: it is the same direction in two passes over the memory and not in 4 m
-operations that wait for one another. \(R^{-1}\) is kept itself: without its first row and column it is the inverse of R
-without the oldest pair, and a new pair adds one column. The pairs themselves stay where they are, the newest in the place
-of the oldest, since to move them would take longer than all the rest; only the small matrices are in order.
+operations that wait for one another. \(R^{-1}\) is kept itself: without the row and column of the oldest pair it is the
+inverse of R without that pair, and a new pair adds a column. All of it holds in any order of the pairs, so nothing is
+ever moved: the next pair is written to a place that has no weight yet, and gets one if its curvature is good.
 """
 
 from typing import Any, ClassVar
@@ -34,22 +34,22 @@ __all__ = ["LBFGS"]
 
 
 class LBFGSState(eqx.Module):
-    """The pairs, what the formula needs of them, and the next `direction`.
+    """The pairs, what the formula needs of them, and the next `direction` with the `slope` along it.
 
-    `s` and `y` are rings, in which the next pair goes to `slot`; `inverse` (R^-1), `diagonal` and `yy` are oldest first,
-    and zero where there is no pair, so that what is left in the rings from before has no weight.
+    The next pair goes to number `slot` of `pairs` (all s, then all y), which has no weight: there `inverse` (R^-1), `diagonal`
+    and `yy` are zero. `gamma` is zero while there is no pair.
     """
 
     x: PyTree
     value: Array
     gradient: PyTree
     direction: Float[Array, "unknowns"]
-    s: Float[Array, "memory unknowns"]
-    y: Float[Array, "memory unknowns"]
-    inverse: Float[Array, "memory memory"]
-    diagonal: Float[Array, "memory"]
-    yy: Float[Array, "memory memory"]
-    pairs: Array
+    slope: Array
+    pairs: Float[Array, "twice_places unknowns"]
+    inverse: Float[Array, "places places"]
+    diagonal: Float[Array, "places"]
+    yy: Float[Array, "places places"]
+    gamma: Array
     slot: Array
     stuck: Array
     counters: Counters
@@ -90,51 +90,57 @@ class LBFGS(Method):
         if problem.stochastic:
             raise ArgumentError("problem", "has random batches, between which LBFGS cannot compare.", "Try Adam.")
         value, gradient = problem.value_and_gradient(guess)
-        flat, _ = ravel_pytree(gradient)
-        pairs = jnp.zeros((self.memory, flat.size), flat.dtype)
-        products = jnp.zeros((self.memory, self.memory), flat.dtype)
+        g, _ = ravel_pytree(gradient)
+        places = self.memory + 1
+        pairs = jnp.zeros((2 * places, g.size), g.dtype)
+        products = jnp.zeros((places, places), g.dtype)
+        direction, slope = _steepest(g)
         return LBFGSState(
-            guess, value, gradient, _steepest(flat), pairs, pairs, products, products[0], products,
-            jnp.int32(0), jnp.int32(0), jnp.array(False), Counters.zero().add(values=1, gradients=1),
+            guess, value, gradient, direction, slope, pairs, products, products[0], products, products[0, 0],
+            jnp.int32(0), jnp.array(False), Counters.zero().add(values=1, gradients=1),
         )  # fmt: skip
 
     def step(self, problem: Objective, state: LBFGSState, *, key: Array | None) -> LBFGSState:
         g, _ = ravel_pytree(state.gradient)
         _, unravel = ravel_pytree(state.x)
-        slope = g @ state.direction
         found = backtrack(
-            problem, state.x, state.value, slope.astype(state.value.dtype), unravel(state.direction), 1.0,
+            problem, state.x, state.value, state.slope.astype(state.value.dtype), unravel(state.direction), 1.0,
             decrease=self.decrease, max_trials=self.max_trials,
         )  # fmt: skip
         x, value, gradient = stay(found.accepted, found, state.x, state.value, state.gradient)
         g_new, _ = ravel_pytree(gradient)
         s, y = found.length.astype(g.dtype) * state.direction, g_new - g
-        curvature, yy_last = s @ y, y @ y
+
+        slot, places = state.slot, self.memory + 1
+        put = lambda row, rows, at: jax.lax.dynamic_update_index_in_dim(rows, row, at, 0, allow_negative_indices=False)
+        pairs = put(y, put(s, state.pairs, slot), places + slot)
+        (sg, yg), (sy, yy_new) = (jnp.reshape(pairs @ vector, (2, places)) for vector in (g_new, y))  # faster than at once
+        curvature, yy_last = sy[slot], yy_new[slot]
         useful = found.accepted & (curvature > 1e-10 * jnp.sqrt(yy_last) * jnp.sqrt(s @ s))
 
-        keep = lambda new, old: jnp.where(useful, new, jnp.where(found.accepted, old, 0))
-        big_s, big_y = (_put(rows, state.slot, row, useful) for rows, row in ((state.s, s), (state.y, y)))
-        slot = jnp.where(useful, state.slot + 1, state.slot) % self.memory
-        against = jnp.stack([g_new, y], axis=1)
-        s_products, y_products = (_from(slot, rows @ against) for rows in (big_s, big_y))
-        older = state.inverse[1:, 1:]
-        last = jnp.concatenate([-older @ s_products[:-1, 1], jnp.ones(1, g.dtype)]) / jnp.where(useful, curvature, 1)
-        inverse = keep(jnp.pad(older, ((0, 1), (0, 1))).at[:, -1].set(last), state.inverse)
-        diagonal = keep(jnp.append(state.diagonal[1:], curvature), state.diagonal)
-        newest = y_products[:, 1]
-        yy = keep(jnp.pad(state.yy[1:, 1:], ((0, 1), (0, 1))).at[:, -1].set(newest).at[-1].set(newest), state.yy)
-        pairs = keep(jnp.minimum(state.pairs + 1, self.memory), state.pairs)
+        place = jnp.arange(places)
+        slot = jnp.where(useful, (slot + 1) % places, slot)  # that of the oldest pair, which is dropped
+        new, dropped = place == state.slot, place == slot
+        curvature = jnp.where(useful, curvature, 1)
+        column = (jnp.where(new, 1, 0) - state.inverse @ sy) / curvature
+        drop = lambda matrix: jnp.where(dropped | dropped[:, None], 0, matrix)
+        keep = lambda changed, old: jnp.where(useful, changed, jnp.where(found.accepted, old, 0))
+        inverse = keep(drop(jnp.where(new, column[:, None], state.inverse)), state.inverse)
+        diagonal = keep(jnp.where(dropped, 0, jnp.where(new, curvature, state.diagonal)), state.diagonal)
+        yy = jnp.where(new, yy_new[:, None], jnp.where(new[:, None], yy_new, state.yy))
+        yy = keep(drop(yy), state.yy)
+        gamma = keep(curvature / jnp.where(useful, yy_last, 1), state.gamma)
 
-        gamma = diagonal[-1] / jnp.where(pairs > 0, yy[-1, -1], 1)
-        u = inverse @ s_products[:, 0]
-        v = (diagonal * u + gamma * (yy @ u - y_products[:, 0])) @ inverse
-        in_place = _from(self.memory - slot, jnp.stack([v, -gamma * u], axis=1))
-        direction = -(gamma * g_new + in_place[:, 0] @ big_s + in_place[:, 1] @ big_y)
-        sensible = (pairs > 0) & (g_new @ direction < 0)
-        direction = jnp.where(sensible, direction, _steepest(g_new))
+        u = inverse @ sg
+        v = (diagonal * u + gamma * (yy @ u - yg)) @ inverse
+        direction = -(gamma * g_new + jnp.concatenate([v, -gamma * u]) @ pairs)
+        slope = g_new @ direction
+        sensible = (gamma > 0) & (slope < 0)
+        steepest, steepest_slope = _steepest(g_new)
+        direction, slope = jnp.where(sensible, direction, steepest), jnp.where(sensible, slope, steepest_slope)
         return LBFGSState(
-            x, value, gradient, direction, big_s, big_y, inverse, diagonal, yy, pairs, slot,
-            ~found.accepted & (state.pairs == 0),
+            x, value, gradient, direction, slope, pairs, inverse, diagonal, yy, gamma, slot,
+            ~found.accepted & (state.gamma == 0),
             state.counters.add(values=found.trials, gradients=found.trials),
         )  # fmt: skip
 
@@ -149,16 +155,8 @@ class LBFGS(Method):
         return {"value": state.value, "residual": norm(state.gradient)}
 
 
-def _put(rows: Array, slot: Array, row: Array, useful: Array) -> Array:
-    """`row` in the place of `rows[slot]`, if it is useful."""
-    return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(useful, row, rows[slot]), slot, 0)
-
-
-def _from(start: Array, rows: Array) -> Array:
-    """The rows from number `start` on, and then those before it."""
-    return jax.lax.dynamic_slice_in_dim(jnp.concatenate([rows, rows]), start, len(rows))
-
-
-def _steepest(g: Array) -> Array:
-    """The first direction: down the gradient, by at most a unit."""
-    return -g / jnp.maximum(1.0, norm(g))
+def _steepest(g: Array) -> tuple[Array, Array]:
+    """The first direction, down the gradient by at most a unit, and the slope along it."""
+    size = norm(g)
+    scale = 1 / jnp.maximum(1.0, size)
+    return -scale * g, -scale * size**2
