@@ -32,10 +32,10 @@ from .training import (
 def run(settings: Settings, key: Any, out: Run) -> Findings:
     net_key, data_key, train_key = jax.random.split(key, 3)
 
-    def case(name, stencil, corner):
+    def case(name, stencil="paper", corner=(0, 0), weight=settings.ds_pde_weight):
         pde = DiffusionSorption1D(
             settings.ds_nx, settings.ds_nt, settings.ds_t_end, stencil=stencil, diffusion=settings.ds_diffusion,
-            skip_initial=settings.ds_skip_initial, skip_corner=corner, pde_weight=settings.ds_pde_weight,
+            skip_initial=settings.ds_skip_initial, skip_corner=corner, pde_weight=weight,
         )  # fmt: skip
 
         def net(channels, activated, soft):
@@ -53,7 +53,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
 
     test = jnp.linspace(0.01, 0.19, settings.ds_test)
     references = _sorption_references(settings, test, np.linspace(0, 1, settings.ds_nx), out)
-    paper = case("ds", "paper", (0, 0))
+    paper = case("ds")
     found = compare(paper, variants(paper, settings), settings, train_key, out)
     metrics, trained = found.metrics, found.trained
     extra = {}
@@ -79,25 +79,41 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
     metrics["ds/local_excess"] = local_against_global(trained["moe"], paper.test)
     note = f"{paper.steps} steps of batch {paper.batch}, {len(paper.test)} unseen initial conditions"
     tables = [
-        Table("Diffusion-sorption, the paper's rows", COLUMNS, found.rows + more.rows, note),
+        Table("Diffusion-sorption, the paper's rows", COLUMNS, found.rows + more.rows + yardsticks(paper, metrics), note),
         *sweep(paper, trained["moe"], settings),
     ]
-    if settings.ds_sound:
-        sound = case("ds_sound", "compact", settings.ds_corner)
-        three = {name: model for name, model in variants(sound, settings).items() if name != "hc_per_solve"}
-        sounder = compare(sound, three, settings, train_key, out)
-        metrics.update(sounder.metrics)
-        note = f"{note}; no rows at the first {settings.ds_corner[0]} times within {settings.ds_corner[1]} points of x = 0"
-        tables.append(Table("Diffusion-sorption, sound rows: compact stencil, no corner", COLUMNS, sounder.rows, note))
     figures = {
         "Diffusion-sorption, the paper's rows: reference and predictions": _drawn(settings, paper, found.fields),
         "Diffusion-sorption, the paper's rows: training": draw.curves({**found.curves, **more.curves}, ylabel="loss"),
     }
-    if settings.ds_sound:
-        figures["Diffusion-sorption, sound rows: reference and predictions"] = _drawn(settings, sound, sounder.fields)
-        figures["Diffusion-sorption, sound rows: training"] = draw.curves(sounder.curves, ylabel="loss")
+    for stencil in settings.ds_sound:
+        name, label = ("ds_sound", "sound rows") if stencil == "paper" else ("ds_sound_compact", "sound rows, compact stencil")
+        sound = case(name, stencil, settings.ds_corner, settings.ds_sound_weight)
+        three = {name: model for name, model in variants(sound, settings).items() if name != "hc_per_solve"}
+        sounder = compare(sound, three, settings, train_key, out)
+        metrics.update(sounder.metrics)
+        times, points = settings.ds_corner
+        rows = f"{note}; weight {settings.ds_sound_weight:g}, no rows at the first {times} times within {points} points of x = 0"
+        tables.append(Table(f"Diffusion-sorption, {label}", COLUMNS, sounder.rows + yardsticks(sound, metrics), rows))
+        figures[f"Diffusion-sorption, {label}: reference and predictions"] = _drawn(settings, sound, sounder.fields)
+        figures[f"Diffusion-sorption, {label}: training"] = draw.curves(sounder.curves, ylabel="loss")
     own_data("ds", paper, trained["moe"], settings, out)
     return Findings(metrics, tables, figures)
+
+
+def yardsticks(case: Case, metrics: dict[str, float]) -> list[list[Any]]:
+    """What the loss can tell: that of the references, and of the same with profiles that reach a fifth less far into x."""
+    x = np.asarray(case.pde.grid.axis(1))
+    short = np.stack([[np.interp(1.25 * x, x, row) for row in field] for field in case.references])
+    rows = []
+    for name, label, fields in (
+        ("reference", "reference", case.references), ("short_reference", "reference, a fifth too short", short)
+    ):  # fmt: skip
+        errors = errors_of(fields, case.references)
+        loss = np.mean([float(case.pde.loss(jnp.asarray(f), u)) for f, u in zip(fields, case.test, strict=True)])
+        metrics[f"{case.name}/{name}/loss"], metrics[f"{case.name}/{name}/error"] = float(loss), float(errors.mean())
+        rows.append([label, None, 100 * errors.mean(), 100 * errors.max(), float(loss), None])
+    return rows
 
 
 def _drawn(settings: Settings, case: Case, fields: dict[str, np.ndarray]) -> Any:
