@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optimand.informed import LinearTermsPDE, SpaceTimeGrid
+from optimand.informed import ConstrainedBasis, ExpertGrid, LinearTermsPDE, NLLSConstraint, SpaceTimeGrid
 from optimand.physics.stencils import first_derivative
 
 
@@ -56,3 +56,35 @@ def vorticity(nx, samples=1, key=0):
                 amplitude, phase = draw.standard_normal((samples, 1, 1)), draw.uniform(0, 6.28, (samples, 1, 1))
                 fields = fields + amplitude * np.sin(kx * x[:, None] + ky * x[None, :] + phase)
     return jnp.asarray(fields)
+
+
+def fields_and_gradients(mesh):
+    """Fields of two samples with four experts, over the devices of a mesh or on one, and the gradient of their loss."""
+    pde = eikonal()
+    model = ConstrainedBasis(
+        PointwiseNet(3, 3, jax.random.key(0), jnp.float64),
+        pde,
+        experts=ExpertGrid((1, 4)),
+        constraint=NLLSConstraint(points=8, solver="normal"),
+        mesh=mesh,
+        dtype=np.float64,
+    )
+    weights, rest = eqx.partition(model, eqx.is_inexact_array)
+    samples, options = jnp.asarray([1.2, 0.8]), {}
+    if mesh is not None:
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+        def replicate(leaf):
+            whole = np.asarray(leaf)
+            return jax.make_array_from_callback(whole.shape, everywhere, lambda index: whole[index])
+
+        weights, samples = jax.tree.map(replicate, (weights, samples))
+        options = {"out_shardings": everywhere}
+
+    def loss(weights, samples):
+        model = eqx.combine(weights, rest)
+        fields = jax.vmap(lambda data: model(data, key=jax.random.key(5)))(samples)
+        return jnp.mean(jax.vmap(pde.loss)(fields, samples)), fields
+
+    (_, fields), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), **options)(weights, samples)
+    return [np.asarray(leaf.addressable_data(0)) for leaf in (fields, *jax.tree.leaves(gradient))]

@@ -199,11 +199,17 @@ def test_any_lineax_solver_can_be_used():
     np.testing.assert_allclose(gradient, np.linalg.solve(matrix.T, np.ones(100)), rtol=1e-6)
 
 
-def test_a_singular_system_gives_the_derivative_of_least_norm():
+def test_a_singular_system_gives_the_derivative_of_least_norm_and_says_so():
     # only the sum of x is determined
-    solver = om.implicit(lambda x, a: (jnp.sum(x) - a) * jnp.ones(2))(lambda guess, a: jnp.full(2, a / 2))
-    tangent = jax.jvp(lambda a: solver(jnp.zeros(2), a), (1.0,), (1.0,))[1]
+    seen = []
+    solver = om.implicit(lambda x, a: (jnp.sum(x) - a) * jnp.ones(2), monitor=seen.append)(
+        lambda guess, a: jnp.full(2, a / 2)
+    )
+    with pytest.warns(RuntimeWarning, match="singular"):
+        tangent = jax.jvp(lambda a: solver(jnp.zeros(2), a), (1.0,), (1.0,))[1]
+        jax.effects_barrier()
     np.testing.assert_allclose(tangent, [0.5, 0.5], atol=1e-10)
+    assert not seen[0]["solved"] and seen[0]["optimality"] < 1e-12
 
 
 def test_ridge_regularises_the_adjoint():
@@ -235,6 +241,23 @@ def test_products_with_the_jacobian_need_no_solver():
     cotangents = om.root_vjp(condition, x, params, jnp.ones(2))
     np.testing.assert_allclose(cotangents[0], params[1] / (2 * x))
     np.testing.assert_allclose(cotangents[1], params[0] / (2 * x))
+
+
+@pytest.mark.parametrize("symmetric", [True, False], ids=["conjugate gradients", "BiCGSTAB"])
+def test_an_adjoint_that_starts_from_the_one_before_gives_the_same_answer(symmetric):
+    matrix, rhs, _ = large(100, symmetric)
+
+    def condition(x, b):
+        return matrix @ x - b
+
+    condition.symmetric = symmetric
+    x, w = np.linalg.solve(matrix, rhs), np.cos(np.arange(100.0))
+    cold, u = om.root_vjp(condition, x, (rhs,), w, with_adjoint=True)
+    np.testing.assert_allclose(cold[0], np.linalg.solve(matrix.T, w), rtol=0, atol=1e-6)
+    moved = w + 1e-3 * np.sin(np.arange(100.0))
+    for start in (u, 0 * u, -u):
+        warm = om.root_vjp(condition, x, (rhs,), moved, start=start)
+        np.testing.assert_allclose(warm[0], np.linalg.solve(matrix.T, moved), rtol=0, atol=1e-6)
 
 
 def test_a_foreign_solver_behind_a_callback_is_differentiable():

@@ -216,6 +216,33 @@ def test_the_derivative_is_that_of_the_solution(name, recwarn):
     np.testing.assert_allclose(forward, reverse, atol=1e-10)
 
 
+def test_ridge_regression_has_a_closed_form():
+    """J = -(X'X + strength I)^-1 x in the strength, (X'X + strength I)^-1 X' in the targets."""
+    case = CASES["stationary"]
+    strength, targets = case.params
+    inverse = np.linalg.inv(ROWS.T @ ROWS + strength * np.eye(3))
+    solve = om.implicit(case.condition)(case.solver)
+    by_strength, by_targets = jax.jacrev(lambda *params: solve(case.guess, *params), argnums=(0, 1))(strength, targets)
+    np.testing.assert_allclose(by_strength, -inverse @ (inverse @ ROWS.T @ targets), atol=1e-12)
+    np.testing.assert_allclose(by_targets, inverse @ ROWS.T, atol=1e-12)
+
+
+def test_an_equality_constrained_quadratic_program_has_a_closed_form():
+    """The blocks of the inverse of its KKT matrix, multipliers included."""
+    row = np.ones((1, 3))
+    matrix = np.block([[HESSIAN, row.T], [row, np.zeros((1, 1))]])
+    condition = optimality.kkt(lambda x, theta, level: quadratic(x, theta), lambda x, theta, level: row @ x - level)
+
+    def solver(guess, theta, level):
+        solution = jnp.linalg.solve(matrix, jnp.concatenate([theta, level]))
+        return om.PrimalDual(solution[:3], solution[3:], None)
+
+    guess = om.PrimalDual(np.zeros(3), np.zeros(1), None)
+    solve = lambda *params: om.implicit(condition)(solver)(guess, *params)
+    jacobian = jax.jacrev(lambda *params: jnp.concatenate([solve(*params).primal, solve(*params).equality]), argnums=(0, 1))
+    np.testing.assert_allclose(np.hstack(jacobian(jnp.asarray(THETA), jnp.ones(1))), np.linalg.inv(matrix), atol=1e-12)
+
+
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.smooth and "conic" not in name])
 def test_second_derivatives_of_an_outer_loss(name):
     solve, theta = flat_solver(CASES[name])

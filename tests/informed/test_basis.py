@@ -53,28 +53,60 @@ def test_the_implicit_gradient_agrees_with_differences_and_with_unrolling(case, 
     def loss(size, solve):
         b = basis + size * direction
         weights = solve(local_problems(pde, experts, b, data, ridge=1e-4))
-        return jnp.mean(jnp.square(pde.assemble(experts.combine(b, weights), data)))
+        return jnp.mean(jnp.square(pde.assemble(experts.combine(b, weights), data))), weights
 
-    implicit = jax.jit(lambda size: loss(size, lambda p: solve_experts(p, TIGHT, start)[0]))
-    slope = jax.jit(jax.grad(implicit))(0.0)
+    by_theorem = jax.value_and_grad(lambda size: loss(size, lambda p: solve_experts(p, TIGHT, start)[0]), has_aux=True)
     h = 1e-5
-    numeric = (8 * (implicit(h) - implicit(-h)) - (implicit(2 * h) - implicit(-2 * h))) / (12 * h)
+    sizes = h * jnp.array([0.0, 1, -1, 2, -2])
+    (values, weights), slopes = jax.jit(lambda: jax.lax.map(by_theorem, sizes))()  # one program for all of them
+    slope, optimum = slopes[0], weights[0]
+    numeric = (8 * (values[1] - values[2]) - (values[3] - values[4])) / (12 * h)
     np.testing.assert_allclose(slope, numeric, rtol=1e-5)
 
-    optimum = jax.jit(lambda: solve_experts(local_problems(pde, experts, basis, data, ridge=1e-4), TIGHT, start)[0])()
-
-    def unrolled(problems):  # from nearby, so that few iterations are enough
+    def unrolled(problems):  # Gauss-Newton from nearby: as many steps as its linear convergence needs
         def one(terms, offsets, points, w):
             problem = eqx.tree_at(lambda p: (p.terms, p.offsets, p.points), problems, (terms, offsets, points))
+            linear_part = problem.linear_part()
 
             def step(w, _):
-                return w - jnp.linalg.solve(problem.hessian(w), problem.gradient(w)), None
+                _, gradient, matrix = problem.normal_equations(w, linear_part)
+                return w - jnp.linalg.solve(matrix, gradient), None
 
-            return jax.lax.scan(step, w + 1e-3, length=4)[0]
+            return jax.lax.scan(step, w + 1e-3, length=100)[0]
 
         return jax.vmap(one)(problems.terms, problems.offsets, problems.points, optimum)
 
-    np.testing.assert_allclose(slope, jax.jit(jax.grad(lambda size: loss(size, unrolled)))(0.0), rtol=1e-6)
+    np.testing.assert_allclose(slope, jax.jit(jax.grad(lambda size: loss(size, unrolled)[0]))(0.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [(1, 1), (2, 2)])
+def test_with_linear_sorption_the_constraint_is_a_linear_least_squares_problem(parts):
+    """An exponent of one makes R a constant; then weights and gradients are those of `lstsq`, expert by expert."""
+    pde, experts = DiffusionSorption1D(nx=8, nt=6, freundlich_n=1.0), ExpertGrid(parts)
+    _, basis, data = sorption()
+    exact = NLLSConstraint(solver="normal", ridge=0.0, rtol=1e-12, atol=1e-12, polish=2)
+    slowed = pde.diffusion / float(pde.retardation(jnp.asarray(0.3)))
+
+    def by_constraint(basis):
+        return solve_experts(local_problems(pde, experts, basis, data), exact, jnp.ones(4))[0]
+
+    def by_lstsq(basis):
+        terms = pde.terms(basis, pde.grid)
+        boxes = experts.split(terms["u_t"] - slowed * terms["u_xx"], 2)
+        matrix, target, weight = pde.rows(basis, data)
+
+        def one(box):
+            rows = jnp.concatenate([box, weight[:, None] * matrix])
+            return jnp.linalg.lstsq(rows, jnp.concatenate([jnp.zeros(len(box)), weight * target]))[0]
+
+        return jax.vmap(one)(boxes)
+
+    def weights_and_gradient(solve):
+        return jax.jit(lambda b: (solve(b), jax.grad(lambda b: jnp.sum(jnp.sin(solve(b))))(b)))(basis)
+
+    ours, theirs = weights_and_gradient(by_constraint), weights_and_gradient(by_lstsq)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-7 * float(jnp.max(jnp.abs(theirs[1]))))
 
 
 def toy_model(parts=(1, 1), dtype=jnp.float32, router=None, **options):
@@ -94,12 +126,17 @@ def test_one_expert_is_the_global_constraint_bit_by_bit():
 
 def test_the_global_constraint_is_one_solve_over_the_whole_grid():
     model = toy_model((1, 1))
-    basis = jnp.moveaxis(model.net(model.pde.inputs(jnp.asarray(1.0)).astype(jnp.float32)), 0, -1).astype(float)
-    stacked = local_problems(model.pde, model.experts, basis, jnp.asarray(1.0))
-    terms = model.pde.terms(basis, model.pde.grid)
-    for number, name in enumerate(stacked.names):
-        np.testing.assert_array_equal(stacked.terms[0, number], terms[name].reshape(-1, 3))
-    weights = jax.jit(lambda: solve_experts(stacked, model.constraint, jnp.ones(3))[0])()
+
+    @eqx.filter_jit
+    def pieces(data):
+        basis = jnp.moveaxis(model.net(model.pde.inputs(data).astype(jnp.float32)), 0, -1).astype(float)
+        problems = local_problems(model.pde, model.experts, basis, data)
+        weights = solve_experts(problems, model.constraint, jnp.ones(3))[0]
+        return basis, (problems.terms, problems.names), model.pde.terms(basis, model.pde.grid), weights
+
+    basis, (stacked, names), terms, weights = pieces(jnp.asarray(1.0))
+    for number, name in enumerate(names):
+        np.testing.assert_array_equal(stacked[0, number], terms[name].reshape(-1, 3))
     np.testing.assert_allclose(model(jnp.asarray(1.0)), basis @ weights[0], atol=1e-10)
 
 
@@ -126,9 +163,14 @@ def test_experts_of_their_own_fit_their_boxes_better_than_one_for_all():
     pde, basis, data = turbulence()
     residuals = []
     for parts in ((1, 1, 1), (1, 2, 2)):
-        problems = local_problems(pde, ExpertGrid(parts), basis, data, use_rows=False)
+        experts = ExpertGrid(parts)
         constraint = NLLSConstraint(solver="normal", ridge=0.0, rtol=1e-10, atol=1e-10, max_steps=40)
-        _, info = jax.jit(lambda p=problems, c=constraint: solve_experts(p, c, jnp.zeros(4)))()
+
+        @jax.jit
+        def solve(basis, experts=experts, constraint=constraint):
+            return solve_experts(local_problems(pde, experts, basis, data, use_rows=False), constraint, jnp.zeros(4))
+
+        _, info = solve(basis)
         residuals.append(float(jnp.sum(info.residual**2)))
     assert residuals[1] <= residuals[0] * (1 + 1e-9)
 

@@ -8,8 +8,8 @@ import optimand as om
 from optimand import smooth
 from optimand.smooth.vectors import norm
 
-TOLERANT = ("Anderson", "BlockCoordinateDescent", "FIRE", "FixedPointIteration", "GaussNewton", "LevenbergMarquardt",
-            "LinearSolve", "MirrorDescent", "Newton", "ProjectedGradient", "ProximalGradient", "Scipy")  # fmt: skip
+TOLERANT = ("Anderson", "BlockCoordinateDescent", "FIRE", "FixedPointIteration", "GaussNewton", "GradientDescent", "LBFGS",
+            "LevenbergMarquardt", "LinearSolve", "MirrorDescent", "Newton", "ProjectedGradient", "ProximalGradient", "Scipy")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TOLERANT)

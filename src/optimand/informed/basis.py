@@ -138,6 +138,7 @@ class ConstrainedBasis(eqx.Module):
     def info(self, data: PyTree, *, key: Array | None = None) -> ConstraintInfo:
         """The field of one sample, the weights, and how each expert's solve went."""
         need_float64()
+        key = jax.random.key(self.seed) if key is None else key  # here, so that either way is the same compiled function
         if inside_transformation(self.net, data, key):
             return _constrained(self, data, key)
         self.pde.check(data)
@@ -261,7 +262,6 @@ def solve_experts(
 def _constrained(model: ConstrainedBasis, data, key) -> ConstraintInfo:
     pde, experts, constraint = model.pde, model.experts, model.constraint
     b = _basis(model.net, pde, data, model.dtype)
-    key = jax.random.key(model.seed) if key is None else key
     problems = local_problems(pde, experts, b, data, points=constraint.points, key=key)
     start = jnp.full((b.shape[-1],), pde.start, b.dtype)
     weights, local = solve_experts(problems, constraint, start, model.mesh)

@@ -26,6 +26,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from optimand.core.errors import ArgumentError
+from optimand.datasets.fields import SUFFIXES
+
 from ..base import Claim, Findings, Run, Table
 
 SLUG = "hard-moe"
@@ -122,6 +125,16 @@ class Settings:
     predictions: Path | None = dataclasses.field(
         default=None, metadata={"help": "where to write the experts' predictions (.npz, .h5)"}
     )
+
+    def __post_init__(self):
+        if self.predictions is not None and self.predictions.suffix not in SUFFIXES:
+            raise ArgumentError("predictions", f"must end in {', '.join(SUFFIXES)}, not {str(self.predictions)!r}.")
+        if self.initial_conditions is not None:
+            if self.predictions is None:
+                raise ArgumentError("predictions", "must name the file for predictions from `initial_conditions`.")
+            if len({"ds", "ns"} & set(self.parts)) != 1:
+                text = f"must be the one equation that `initial_conditions` are for, ds or ns, not {', '.join(self.parts)}."
+                raise ArgumentError("parts", text)
 
     def steps(self, part: str) -> int:
         """Training steps of a part in this profile."""

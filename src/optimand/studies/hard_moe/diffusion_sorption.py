@@ -21,23 +21,25 @@ from .training import (
     compare,
     errors_of,
     network,
-    own_data,
+    own_inputs,
     points_of,
     predict,
     sweep,
     variants,
+    write_predictions,
 )
 
 
 def run(settings: Settings, key: Any, out: Run) -> Findings:
     net_key, data_key, train_key = jax.random.split(key, 3)
 
-    def case(name, stencil="paper", corner=(0, 0), weight=settings.ds_pde_weight):
-        pde = DiffusionSorption1D(
+    def equation(stencil="paper", corner=(0, 0), weight=settings.ds_pde_weight):
+        return DiffusionSorption1D(
             settings.ds_nx, settings.ds_nt, settings.ds_t_end, stencil=stencil, diffusion=settings.ds_diffusion,
             skip_initial=settings.ds_skip_initial, skip_corner=corner, pde_weight=weight,
         )  # fmt: skip
 
+    def case(name, pde):
         def net(channels, activated, soft):
             del soft
             return network(
@@ -51,9 +53,11 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
             settings.steps("ds"),
         )  # fmt: skip
 
+    paper_rows = equation()
+    own = own_inputs(paper_rows, settings)
     test = jnp.linspace(0.01, 0.19, settings.ds_test)
     references = _sorption_references(settings, test, np.linspace(0, 1, settings.ds_nx), out)
-    paper = case("ds")
+    paper = case("ds", paper_rows)
     found = compare(paper, variants(paper, settings), settings, train_key, out)
     metrics, trained = found.metrics, found.trained
     extra = {}
@@ -88,7 +92,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
     }
     for stencil in settings.ds_sound:
         name, label = ("ds_sound", "sound rows") if stencil == "paper" else ("ds_sound_compact", "sound rows, compact stencil")
-        sound = case(name, stencil, settings.ds_corner, settings.ds_sound_weight)
+        sound = case(name, equation(stencil, settings.ds_corner, settings.ds_sound_weight))
         three = {name: model for name, model in variants(sound, settings).items() if name != "hc_per_solve"}
         sounder = compare(sound, three, settings, train_key, out)
         metrics.update(sounder.metrics)
@@ -97,7 +101,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
         tables.append(Table(f"Diffusion-sorption, {label}", COLUMNS, sounder.rows + yardsticks(sound, metrics), rows))
         figures[f"Diffusion-sorption, {label}: reference and predictions"] = _drawn(settings, sound, sounder.fields)
         figures[f"Diffusion-sorption, {label}: training"] = draw.curves(sounder.curves, ylabel="loss")
-    own_data("ds", paper, trained["moe"], settings, out)
+    write_predictions("ds", paper, trained["moe"], own, settings, out)
     return Findings(metrics, tables, figures)
 
 

@@ -23,42 +23,48 @@ def seconds_of(run: Any, repeats: int) -> float:
     return float(np.median(times))
 
 
+# Compiled once for all samples and models of one make: to compile takes longer than what is measured.
+
+
+@eqx.filter_jit
+def _solve(constraint: Any, problem: Any, start: Any) -> Any:
+    return constraint(problem, start)
+
+
+@eqx.filter_jit
+def basis_of(model: Any, data: Any) -> Any:
+    """The prepared basis fields of a model, in float64."""
+    out = model.net(model.pde.inputs(data).astype(model.dtype))
+    return model.pde.prepare(jnp.moveaxis(out, 0, -1).astype(float), data)
+
+
+@eqx.filter_jit
+def _problems(model: Any, basis: Any, data: Any) -> Any:
+    return local_problems(
+        model.pde, model.experts, basis, data, points=model.constraint.points, key=jax.random.key(model.seed)
+    )
+
+
 def expert_seconds(problems: Any, constraint: Any, start: Any, repeats: int) -> tuple[np.ndarray, np.ndarray]:
     """Seconds and iterations of each expert's solve, alone."""
-    solve = eqx.filter_jit(lambda problem, start: constraint(problem, start))
     seconds, iterations = [], []
     for k in range(problems.terms.shape[0]):
         one = dataclasses.replace(
             problems, terms=problems.terms[k], offsets=problems.offsets[k], points=problems.points[k]
         )
         one = jax.tree.map(lambda leaf: jax.device_put(leaf) if eqx.is_array(leaf) else leaf, one)
-        seconds.append(seconds_of(lambda one=one: solve(one, start), repeats))
-        iterations.append(int(solve(one, start)[1].iterations))
+        seconds.append(seconds_of(lambda one=one: _solve(constraint, one, start), repeats))
+        iterations.append(int(_solve(constraint, one, start)[1].iterations))
     return np.array(seconds), np.array(iterations)
-
-
-def basis_of(model: Any, data: Any) -> Any:
-    """The prepared basis fields of a model, in float64."""
-    @eqx.filter_jit
-    def basis(model, data):
-        out = model.net(model.pde.inputs(data).astype(model.dtype))
-        return model.pde.prepare(jnp.moveaxis(out, 0, -1).astype(float), data)
-
-    return basis(model, data)
 
 
 def solve_seconds(model: Any, inputs: Any, repeats: int = 5) -> tuple[float, float]:
     """Seconds of the slowest expert's solve at inference, and iterations, in the mean over samples."""
     slowest, iterations = [], []
-    make = eqx.filter_jit(
-        lambda model, basis, data: local_problems(
-            model.pde, model.experts, basis, data, points=model.constraint.points, key=jax.random.key(model.seed)
-        )
-    )
     for data in inputs:
         basis = basis_of(model, data)
         start = jnp.full((basis.shape[-1],), model.pde.start)
-        seconds, counts = expert_seconds(make(model, basis, data), model.constraint, start, repeats)
+        seconds, counts = expert_seconds(_problems(model, basis, data), model.constraint, start, repeats)
         slowest.append(seconds.max())
         iterations.append(counts.mean())
     return float(np.mean(slowest)), float(np.mean(iterations))

@@ -13,7 +13,7 @@ from optimand.report import figures as draw
 from ..base import Findings, Run, Table
 from . import Settings
 from .measuring import local_against_global, solve_seconds
-from .training import COLUMNS, NAMES, Case, compare, errors_of, network, own_data, sweep, variants
+from .training import COLUMNS, NAMES, Case, compare, errors_of, jump_of, network, own_inputs, sweep, variants, write_predictions
 
 
 def run(settings: Settings, key: Any, out: Run) -> Findings:
@@ -22,6 +22,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
         settings.ns_nx, nt=settings.ns_nt, t_end=settings.ns_t_end, reynolds=settings.ns_reynolds,
         derivatives=settings.ns_derivatives, residual_power=settings.ns_residual_power,
     )  # fmt: skip
+    own = own_inputs(pde, settings)
     data = _flows(settings, data_key, out)
 
     def net(channels, activated, soft):
@@ -46,7 +47,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
         metrics[f"ns/{name}/solve_seconds"] = seconds
         times.append([NAMES[name], trained[name].constraint.points, 1e3 * seconds, iterations])
     metrics["ns/local_excess"] = local_against_global(trained["moe"], case.test)
-    jump = float(np.mean([float(trained["moe"].info(sample).jump) for sample in case.test]))
+    jump = jump_of(trained["moe"], case.test)
     metrics["ns/moe/jump"] = jump
     note = (
         f"{case.steps} steps of batch {case.batch}, {len(case.test)} unseen initial conditions; "
@@ -58,7 +59,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
             **{NAMES[name]: found.fields[name][0, -1].T for name in ("soft", "hc", "moe") if name in found.fields},
         }
     }
-    own_data("ns", case, trained["moe"], settings, out)
+    write_predictions("ns", case, trained["moe"], own, settings, out)
     return Findings(
         metrics,
         [

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import optimand as om
+from optimand.core.errors import ArgumentError
 from optimand.datasets import FieldData, read_fields, write_fields
 from optimand.informed import ConstrainedBasis, ExpertGrid, NLLSConstraint, SoftField
 from optimand.nn import Pointwise
@@ -119,10 +120,23 @@ def train(case: Case, model: Any, schedule: str, label: str, settings: Settings,
     )  # fmt: skip
 
 
+@eqx.filter_jit
+def _prediction(model: Any, data: Any) -> tuple[Any, Any]:
+    """The field of one sample, and how far experts differ at their borders; compiled once for models of one make."""
+    if not isinstance(model, ConstrainedBasis):
+        return model(data), None
+    info = model.info(data)
+    return info.field, info.jump
+
+
 def predict(model: Any, inputs: Any) -> np.ndarray:
     """The fields of all samples, one after the other."""
-    predict = eqx.filter_jit(lambda model, data: model(data))
-    return np.stack([np.asarray(predict(model, data)) for data in inputs])
+    return np.stack([np.asarray(_prediction(model, data)[0]) for data in inputs])
+
+
+def jump_of(model: Any, inputs: Any) -> float:
+    """How far the experts' fields differ at their borders, in the mean over samples."""
+    return float(np.mean([float(_prediction(model, data)[1]) for data in inputs]))
 
 
 def errors_of(fields: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -196,22 +210,36 @@ def with_constraint(model: Any, constraint: Any) -> Any:
     )
 
 
-def own_data(part: str, case: Case, model: Any, settings: Settings, out: Run) -> None:
-    """Predict with the experts: from a user's initial conditions if there are some of this part, else from the test's."""
+def own_inputs(pde: Any, settings: Settings) -> Any:
+    """A user's initial conditions to predict from, or None. What is wrong with them is said here, before training."""
+    if settings.predictions is not None and not settings.predictions.parent.is_dir():
+        raise ArgumentError("predictions", f"lies in a folder that is not there: {settings.predictions.parent}.")
+    if settings.initial_conditions is None:
+        return None
+    dimensions = len(pde.grid.shape) - 1
+    try:
+        read = read_fields(settings.initial_conditions, dimensions)
+    except ArgumentError as error:
+        raise ArgumentError("initial_conditions", error.problem, error.hint) from error
+    initial = next(iter(read.fields.values()))
+    if initial.ndim > dimensions + 1:  # a file of trajectories: their first times are the initial conditions
+        initial = initial[:, 0]
+    for number, sample in enumerate(initial):
+        try:
+            pde.check(sample)
+        except ArgumentError as error:
+            where = f"({settings.initial_conditions}), sample {number}: `{error.argument}` {error.problem}"
+            raise ArgumentError("initial_conditions", where, error.hint) from error
+    return jnp.asarray(initial)
+
+
+def write_predictions(part: str, case: Case, model: Any, own: Any, settings: Settings, out: Run) -> None:
+    """Predict with the experts, from a user's initial conditions or else the test's, if a file is named for the fields."""
     if settings.predictions is None:
         return
-    grid, initial = case.pde.grid, case.test
+    grid = case.pde.grid
     space = tuple(grid.axis(axis) for axis in range(1, len(grid.shape)))
-    if settings.initial_conditions is not None:
-        data = read_fields(settings.initial_conditions, 1 if "ds" in settings.parts else 2)
-        if len(data.grid) != len(space):
-            return
-        initial = jnp.asarray(next(iter(data.fields.values())))
-        if initial.ndim > len(space) + 1:  # a file of trajectories: their first times are the initial conditions
-            initial = initial[:, 0]
-    for sample in initial:
-        case.pde.check(sample)
-    fields = predict(model, initial)
+    fields = predict(model, case.test if own is None else own)
     name = "concentration" if part == "ds" else "vorticity"
     several = len([name for name in settings.parts if name != "scaling"]) > 1
     path = settings.predictions
