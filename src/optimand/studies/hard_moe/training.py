@@ -158,6 +158,7 @@ class Comparison:
 
 def compare(case: Case, variants: dict[str, Any], settings: Settings, key: Any, out: Run) -> Comparison:
     """Train every variant with every schedule, and test it. The better schedule is that with the lower training loss."""
+    jax.clear_caches()  # a process may hold only so many compiled programs, and no case needs those of another
     found = Comparison({}, [], {}, {}, {})
     for name, model in variants.items():
         lowest = np.inf
