@@ -156,7 +156,7 @@ def fingerprint(problem: PyTree, method: PyTree, key: Any) -> dict[str, str]:
     return {"problem": _digest(problem), "method": _digest(method), "key": _digest(key)}
 
 
-_SAMPLED_ABOVE = 1 << 20  # numbers; of a larger array an evenly spaced sample and the sum of all bits are digested
+_SAMPLED_ABOVE = 1 << 16  # numbers; of a larger array an evenly spaced sample and the sum of all bits are digested
 
 
 def _digest(tree: PyTree) -> str:

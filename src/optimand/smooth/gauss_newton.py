@@ -70,10 +70,10 @@ class GaussNewton(Method):
 
     def step(self, problem: LeastSquares, state: GaussNewtonState, *, key: Array | None) -> GaussNewtonState:
         _, unravel = ravel_pytree(state.x)
-        r, jacobian = linearised(problem, state.x)
-        operator = lx.MatrixLinearOperator(jacobian)
+        r, transposed = linearised(problem, state.x)
+        operator = lx.MatrixLinearOperator(transposed.T)
         delta = lx.linear_solve(operator, -r, self.linear_solver, throw=False).value
-        slope = (jacobian.T @ r) @ delta
+        slope = (transposed @ r) @ delta
         found = backtrack(
             problem, state.x, state.value, slope, unravel(delta), 1.0,
             decrease=self.decrease, max_trials=self.max_trials,

@@ -112,20 +112,20 @@ class LevenbergMarquardt(Method):
 
 
 def linearised(problem: LeastSquares, x: PyTree) -> tuple[Array, Array]:
-    """The residuals as a vector, and their Jacobian, in whichever mode takes fewer passes."""
+    """The residuals as a vector, and the transpose of their Jacobian, in whichever mode takes fewer passes."""
     flat, unravel = ravel_pytree(x)
 
     def residual(flat):
-        r = ravel_pytree(problem.residual(unravel(flat)))[0].astype(flat.dtype)
-        return r, r
+        return ravel_pytree(problem.residual(unravel(flat)))[0].astype(flat.dtype)
 
-    count = jax.eval_shape(lambda: residual(flat)[0]).size
-    differentiate = jax.jacfwd if flat.size <= count else jax.jacrev
-    jacobian, r = differentiate(residual, has_aux=True)(flat)
-    return r, jacobian
+    if flat.size > jax.eval_shape(residual, flat).size:
+        jacobian, r = jax.jacrev(lambda flat: (residual(flat), residual(flat)), has_aux=True)(flat)
+        return r, jacobian.T
+    along = lambda e: jax.jvp(residual, (flat,), (e,))
+    return jax.vmap(along, out_axes=(None, 0))(jnp.eye(flat.size, dtype=flat.dtype))
 
 
 def normal_equations(problem: LeastSquares, x: PyTree) -> tuple[Array, Array, Array]:
     """F, J'r and J'J."""
-    r, jacobian = linearised(problem, x)
-    return 0.5 * (r @ r), r @ jacobian, jacobian.T @ jacobian
+    r, transposed = linearised(problem, x)
+    return 0.5 * (r @ r), transposed @ r, transposed @ transposed.T
