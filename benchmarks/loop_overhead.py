@@ -146,7 +146,7 @@ def compare_once(name, case, problem, method, seconds):
 def compare_eager(seconds):
     """Rows and claims of the eager form, for steps of about 1 and 10 ms."""
     rows, claims = [], []
-    for size, steps in ((1500, 300), (4000, 60)):
+    for size, steps in ((2500, 100), (4000, 60)):
         case = heavy(size)
         method = smooth.GradientDescent(case.step_size, tolerance=0.0)
         loop = by_hand(lambda theta, case=case: om.Minimize(case.fn, theta).traced(case.guess), method, steps)

@@ -41,13 +41,27 @@ def read_metrics(run: Run, state) -> dict[str, Any]:
     return {name: metrics[name] for name in sorted(metrics)}
 
 
-def _status(run: Run, state):
-    """The code of a state's status, and the number of the first leaf that is not finite (-1: none)."""
+_FEW = 1000  # numbers that are looked at after every step
+
+
+def _status(run: Run, state, careful: Any = True):
+    """The code of a state's status, and the number of the first leaf that is not finite (-1: none).
+
+    Of leaves with more than a few numbers only if `careful`, and else by what they do to the value.
+    """
     answer = run.method.answer(run.problem, state)
     watched = jtu.tree_leaves(eqx.filter(answer, eqx.is_inexact_array))
     value = read_metrics(run, state).get("value")
     watched += [] if value is None else [jnp.isnan(value)]
-    finite = [all_finite(leaf) if leaf.dtype != bool else ~leaf for leaf in watched]
+
+    def is_finite(leaf):
+        if leaf.dtype == bool:
+            return ~leaf
+        if careful is True or leaf.size <= _FEW:
+            return all_finite(leaf)
+        return jax.lax.cond(careful, all_finite, lambda _: jnp.array(True), leaf)
+
+    finite = [is_finite(leaf) for leaf in watched]
     code = status_code(run.method.done(run.problem, state))
     if not finite:
         return code, jnp.int32(-1)
@@ -86,8 +100,9 @@ def advance(run: Run, carry: Carry, until, while_loop=None) -> Carry:
     """Take steps up to number `until`, or until there is a reason to end.
 
     A step that is not finite leaves the state before it. To choose between the two after every step would copy the whole
-    state every time; so the loop runs on, and a solve that fails is done again, up to the step before. `while_loop`
-    replaces that of JAX, in a solve that is to be differentiated: there every step chooses.
+    state every time, and to look at every number would cost a cheap step a fifth of its time; so the loop runs on, and a
+    solve that fails is done again: with a look at every number, and then up to the step before the one that failed.
+    `while_loop` replaces that of JAX, in a solve that is to be differentiated: there every step looks and chooses.
     """
     arrays, static = eqx.partition(carry, eqx.is_array)
 
@@ -96,31 +111,41 @@ def advance(run: Run, carry: Carry, until, while_loop=None) -> Carry:
         spent = run.budget.spent(run.method.counters(carry.state))
         return (carry.code == Result.running.code) & (carry.step < until) & jnp.logical_not(spent)
 
-    def body(arrays, choose):
-        return eqx.filter(take_step(run, eqx.combine(arrays, static), choose), eqx.is_array)
+    def body(arrays, choose, careful):
+        return eqx.filter(take_step(run, eqx.combine(arrays, static), choose, careful), eqx.is_array)
 
     if while_loop is not None:
-        loop = while_loop(functools.partial(going, until), functools.partial(body, choose=True), arrays)
+        loop = while_loop(functools.partial(going, until), functools.partial(body, choose=True, careful=True), arrays)
         return eqx.combine(loop, static)
+
+    answer = eqx.filter(run.method.answer(run.problem, carry.state), eqx.is_inexact_array)
+    hasty = any(leaf.size > _FEW for leaf in jtu.tree_leaves(answer))
+    last = 2 if hasty else 1  # number of the attempt that only goes up to the step before
 
     def attempt(carry):
         number, until, code, bad_leaf, _ = carry
-        end = jax.lax.while_loop(functools.partial(going, until), functools.partial(body, choose=False), arrays)
-        first = number == 0
-        return number + 1, end.step, jnp.where(first, end.code, code), jnp.where(first, end.bad_leaf, bad_leaf), end
+        careful = number > 0 if hasty else True
+        step = functools.partial(body, choose=False, careful=careful)
+        end = jax.lax.while_loop(functools.partial(going, until), step, arrays)
+        found = end.code
+        if hasty:  # what nobody looked at on the way
+            all_code, _ = _status(run, eqx.combine(end, static).state)
+            found = jnp.where(all_code == Result.nonfinite.code, all_code, found)
+        code, bad_leaf = (jnp.where(number < last, new, old) for new, old in ((found, code), (end.bad_leaf, bad_leaf)))
+        return number + 1, jnp.where(number == last - 1, end.step, until), code, bad_leaf, end
 
-    unfinished = lambda carry: (carry[0] == 0) | ((carry[0] == 1) & (carry[2] == Result.nonfinite.code))
+    unfinished = lambda carry: (carry[0] == 0) | ((carry[0] <= last) & (carry[2] == Result.nonfinite.code))
     begin = (jnp.int32(0), jnp.asarray(until, jnp.int32), arrays.code, arrays.bad_leaf, arrays)
     _, _, code, bad_leaf, end = jax.lax.while_loop(unfinished, attempt, begin)
     end = eqx.tree_at(lambda carry: (carry.code, carry.bad_leaf), end, (code, bad_leaf))
     return eqx.combine(end, static)
 
 
-def take_step(run: Run, carry: Carry, choose: bool = True) -> Carry:
+def take_step(run: Run, carry: Carry, choose: bool = True, careful: Any = True) -> Carry:
     """One step. If it is not finite its number and, with `choose`, its state are those before."""
     new = run.method.step(run.problem, carry.state, key=step_key(run.key, carry.step))
     _same_state(run.method, carry.state, new)
-    code, bad_leaf = _status(run, new)
+    code, bad_leaf = _status(run, new, careful)
     failed = code == Result.nonfinite.code
     state = new
     if choose:
