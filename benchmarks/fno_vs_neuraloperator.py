@@ -1,29 +1,25 @@
 """Our FNO against that of `neuraloperator`, with the same weights, in one process.
 
-    python benchmarks/fno_vs_neuraloperator.py [--rounds 15] [--out benchmarks/results/fno_vs_neuraloperator.json]
+    python benchmarks/fno_vs_neuraloperator.py [--rounds 15]
 
 Needs torch and neuraloperator (the extra `peers`) beside optimand. For each case: the largest difference of the outputs
 relative to the largest output, and the times of a forward pass and of a forward and backward pass (the gradient of the
 mean square of the output with respect to all weights) of both, on the same threads. Compiling and warming up are kept
 apart; the libraries take turns in rounds, each round is the median of its calls, and the medians over rounds are
-compared. Prints JSON and writes the same to a file.
+compared.
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import json
 import os
-import platform
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import record
 import torch
 from neuralop.models import FNO as PeerFNO
 
@@ -35,7 +31,6 @@ CASES = {  # n_modes of theirs, grid, batch, width, layers, channel network
     "2d 64x64, width 32, batch 4, 24 modes": ((24, 24), (64, 64), 4, 32, 4, False),
     "3d 16x32x32, width 16, batch 2": ((12, 16, 14), (16, 32, 32), 2, 16, 4, False),
 }
-HEADLINE = "2d 64x64, width 32, batch 4"
 
 
 def median_seconds(call, calls: int) -> float:
@@ -47,7 +42,8 @@ def median_seconds(call, calls: int) -> float:
     return statistics.median(times)
 
 
-def measure(name: str, rounds: int, calls: int) -> dict:
+def measure(name: str, rounds: int, calls: int) -> list[dict]:
+    """A row for each pass."""
     modes, grid, batch, width, layers, mlp = CASES[name]
     torch.manual_seed(0)
     theirs = PeerFNO(modes, 1, 1, width, n_layers=layers, use_channel_mlp=mlp)
@@ -76,69 +72,42 @@ def measure(name: str, rounds: int, calls: int) -> dict:
         "forward": (lambda: jax.block_until_ready(forward(ours, x_jax)), their_forward),
         "forward and backward": (lambda: jax.block_until_ready(backward(ours, x_jax)), their_backward),
     }
-    row = {
-        "case": name,
-        "difference": float(np.abs(output - expected).max() / np.abs(expected).max()),
-        "compile_seconds": compile_seconds,
-    }
+    difference = float(np.abs(output - expected).max() / np.abs(expected).max())
+    rows = []
     for what, (our_call, their_call) in pairs.items():
         median_seconds(our_call, calls), median_seconds(their_call, calls)  # warm up
         both = [(median_seconds(our_call, calls), median_seconds(their_call, calls)) for _ in range(rounds)]
         our_seconds, their_seconds = (statistics.median(times) for times in zip(*both, strict=True))
-        row[what] = {"ours": our_seconds, "neuraloperator": their_seconds, "ratio": our_seconds / their_seconds}
-    return row
+        rows.append({
+            "case": name, "what": what, "milliseconds, ours": 1e3 * our_seconds,
+            "milliseconds, neuraloperator": 1e3 * their_seconds, "ratio": our_seconds / their_seconds,
+            "difference of the outputs": difference, "seconds to compile": compile_seconds,
+        })  # fmt: skip
+    return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=5)
-    parser.add_argument("--only", choices=CASES, help="one case only; writes no file")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fno_vs_neuraloperator.json")
+    parser.add_argument("--only", choices=CASES, help="one case; writes no file")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="neuralop")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    rows = [measure(name, options.rounds, options.calls) for name in ([options.only] if options.only else CASES)]
-    headline = next((row for row in rows if row["case"] == HEADLINE), None)
-    difference = max(row["difference"] for row in rows)
-    claims = [
-        {
-            "name": "copied weights give the same output (largest relative difference)",
-            "measured": difference,
-            "bar": "<= 1e-5",
-            "holds": difference <= 1e-5,
-        }
+    names = [options.only] if options.only else list(CASES)
+    rows = [row for name in names for row in measure(name, options.rounds, options.calls)]
+    difference = max(row["difference of the outputs"] for row in rows)
+    claims = [("copied weights: largest relative difference of the outputs", difference, 1e-5)]
+    claims += [
+        (f"{row['what']}, over neuraloperator's time ({row['case']})", row["ratio"], 1.0)
+        for row in rows
+        if row["what"] == "forward and backward"
     ]
-    if headline:
-        ratio = headline["forward and backward"]["ratio"]
-        claims.append(
-            {
-                "name": f"forward and backward, over neuraloperator's time ({HEADLINE})",
-                "measured": ratio,
-                "bar": "<= 1.0",
-                "holds": ratio <= 1.0,
-            }
-        )
-    result = {
-        "name": "fno_vs_neuraloperator",
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0)),
-            "threads_torch": torch.get_num_threads(),
-            "load_average_at_end": os.getloadavg()[0],
-        },
-        "versions": {
-            package: importlib.metadata.version(package) for package in ("jax", "equinox", "torch", "neuraloperator")
-        },
-        "rows": rows,
-        "claims": claims,
-    }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if not options.only:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n")
+    if options.only:
+        print(rows, claims)
+    else:
+        record.write("fno_vs_neuraloperator", "The Fourier neural operator against neuraloperator", rows, claims,
+                     conditions={"threads of torch": torch.get_num_threads()})  # fmt: skip
 
 
 if __name__ == "__main__":
