@@ -13,7 +13,19 @@ from optimand.report import figures as draw
 from ..base import Findings, Run, Table
 from . import Settings
 from .measuring import local_against_global, solve_seconds
-from .training import COLUMNS, NAMES, Case, compare, errors_of, jump_of, network, own_inputs, sweep, variants, write_predictions
+from .training import (
+    COLUMNS,
+    NAMES,
+    Case,
+    compare,
+    errors_of,
+    jump_of,
+    network,
+    own_inputs,
+    sweep,
+    variants,
+    write_predictions,
+)
 
 
 def run(settings: Settings, key: Any, out: Run) -> Findings:
