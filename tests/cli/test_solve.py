@@ -63,6 +63,8 @@ def test_a_larger_budget_goes_on_from_where_the_first_one_ended(optimand, tmp_pa
         (["--set", "problem=1"], "'problem' is not a setting of the file"),
         (["--set", "STEPS=-1"], "`steps` must be a whole number that is not negative, not -1"),
         (["--resume"], "--resume: needs --out"),
+        (["--out", BOWL], "is a file, not a folder"),
+        (["--out", BOWL / "below"], "cannot be written to"),
     ],
 )
 def test_misuse_exits_with_2_and_names_what_is_wrong(optimand, words, message):

@@ -12,11 +12,18 @@ from toys import Descent, DescentState, HostDescent, NoisyDescent, Picard
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("method", [Descent(), HostDescent(), Picard()], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, id=type(method).__name__, marks=pytest.mark.xdist_group(f"checks {type(method).__name__}"))
+        for method in (Descent(), HostDescent(), Picard())
+    ],
+)
 def test_a_right_method_conforms(method, check):
     check(standard_case(method, steps=200))
 
 
+@pytest.mark.xdist_group("checks of a stochastic method")
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_stochastic_method_conforms(check):
     check(standard_case(NoisyDescent(tolerance=0.0), steps=50, converges=False))

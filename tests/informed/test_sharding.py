@@ -15,6 +15,7 @@ import optimand as om
 from informed_cases import PointwiseNet, eikonal, fields_and_gradients
 from optimand.informed import ConstrainedBasis, ExpertGrid
 
+pytestmark = pytest.mark.xdist_group("sharding")  # one worker, which finds the answer of one device once
 WORKER = Path(__file__).parents[1] / "informed_worker.py"
 
 

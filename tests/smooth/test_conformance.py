@@ -2,12 +2,7 @@
 
 Methods that decide by comparing (line searches, trust in a model) run in double precision: in single precision the
 eager and the jitted driver, which round differently, may decide differently near the end.
-
-The checks that compile a solve many times over are run on a few methods by default, one of each kind of step, and on all
-of them with OPTIMAND_ALL_CHECKS=1 (some ten minutes).
 """
-
-import os
 
 import jax
 import jax.numpy as jnp
@@ -86,23 +81,12 @@ DOUBLE = {
 }
 
 
-COSTLY = {
-    "check_transformations_agree",
-    "check_function_is_traced_once",
-    "check_checkpoint_round_trip",
-    "check_budget_is_kept",
-    "check_unrolled_gradient",
-}
-REPRESENTATIVE = {"optax", "lbfgs", "anderson", "optimistix, root finder", "scipy"}
-EVERYTHING = bool(os.environ.get("OPTIMAND_ALL_CHECKS"))
-
-
 def pairs(methods):
+    """Every method in every check. Those of one method go to one worker: they share what is compiled."""
     return [
-        pytest.param(name, check, id=f"{name}-{check.__name__}")
+        pytest.param(name, check, id=f"{name}-{check.__name__}", marks=pytest.mark.xdist_group(f"conformance {name}"))
         for name in methods
         for check in CHECKS
-        if EVERYTHING or name in REPRESENTATIVE or check.__name__ not in COSTLY
     ]
 
 

@@ -130,6 +130,18 @@ def _contraction(x, theta):
     return x - 0.3 * _root(x, theta)
 
 
+def _absolute(x):
+    return 0.1 * jnp.sum(jnp.abs(x))
+
+
+def _sum_is(x, theta):
+    return jnp.sum(x, keepdims=True) - 0.2
+
+
+def _first_is_small(x, theta):
+    return x[:1] - 0.1
+
+
 def _poison(fn):
     def poisoned(x, theta):
         out = fn(x, theta)
@@ -149,28 +161,25 @@ def _examples(theta):
     return rows, jnp.concatenate([theta, theta])
 
 
+_POISONED = {fn: _poison(fn) for fn in (_energy, _residuals, _root, _contraction)}
+
+# Every function in them is one object, so that solves of a standard problem share what was compiled.
 _STANDARD: dict[type[Problem], tuple[Callable, Callable | None, PyTree]] = {
-    Minimize: (lambda t: Minimize(_energy, t), lambda t: Minimize(_poison(_energy), t), _GUESS),
-    LeastSquares: (lambda t: LeastSquares(_residuals, t), lambda t: LeastSquares(_poison(_residuals), t), _GUESS),
+    Minimize: (lambda t: Minimize(_energy, t), lambda t: Minimize(_POISONED[_energy], t), _GUESS),
+    LeastSquares: (lambda t: LeastSquares(_residuals, t), lambda t: LeastSquares(_POISONED[_residuals], t), _GUESS),
     Fit: (lambda t: Fit(_loss, _GUESS, _examples(t)), None, _GUESS),
     Composite: (
-        lambda t: Composite(_energy, _shrink, t, penalty=lambda x: 0.1 * jnp.sum(jnp.abs(x))),
-        lambda t: Composite(_poison(_energy), _shrink, t),
+        lambda t: Composite(_energy, _shrink, t, penalty=_absolute),
+        lambda t: Composite(_POISONED[_energy], _shrink, t),
         _GUESS,
     ),
     Constrained: (
-        lambda t: Constrained(
-            _energy,
-            t,
-            equalities=lambda x, t: jnp.sum(x, keepdims=True) - 0.2,
-            inequalities=lambda x, t: x[:1] - 0.1,
-            bounds=(-1.0, 1.0),
-        ),
-        lambda t: Constrained(_poison(_energy), t, bounds=(-1.0, 1.0)),
+        lambda t: Constrained(_energy, t, equalities=_sum_is, inequalities=_first_is_small, bounds=(-1.0, 1.0)),
+        lambda t: Constrained(_POISONED[_energy], t, bounds=(-1.0, 1.0)),
         _GUESS,
     ),
-    Root: (lambda t: Root(_root, t), lambda t: Root(_poison(_root), t), _GUESS),
-    FixedPoint: (lambda t: FixedPoint(_contraction, t), lambda t: FixedPoint(_poison(_contraction), t), _GUESS),
+    Root: (lambda t: Root(_root, t), lambda t: Root(_POISONED[_root], t), _GUESS),
+    FixedPoint: (lambda t: FixedPoint(_contraction, t), lambda t: FixedPoint(_POISONED[_contraction], t), _GUESS),
     Linear: (
         lambda t: Linear(lx.MatrixLinearOperator(_matrix(t), lx.positive_semidefinite_tag), t),
         None,
@@ -292,7 +301,11 @@ def check_function_is_traced_once(case: Case) -> None:
     solve(counting, case.method, case.guess, key=case.key, budget=few, throw=False)
     _require(len(calls) == 1, case, f"an eager solve traced the function {len(calls)} times")
     calls.clear()
-    jax.jit(lambda x: solve(counting, case.method, x, key=case.key, budget=few, throw=False).value)(case.guess)
+    jitted = jax.jit(lambda x: solve(counting, case.method, x, key=case.key, budget=few, throw=False).value)
+    if case.method.host:
+        jitted(case.guess)  # its loop runs when it is called, behind a callback
+    else:
+        jitted.trace(case.guess)  # to compile it would call no Python
     _require(len(calls) == 1, case, f"a jitted solve traced the function {len(calls)} times")
 
 
@@ -374,46 +387,56 @@ def check_wrong_problem_is_refused(case: Case) -> None:
             raise ConformanceError(f"{type(case.method).__name__}: took a {kind.__name__} problem")
 
 
+def _outer(case: Case, theta: Array, adjoint: Any, **options: Any) -> Any:
+    """A function of the solution that weighs its entries differently."""
+    leaves = jtu.tree_leaves(_point(case.run(theta, adjoint=adjoint, **options).value))
+    return sum(jnp.sum(jnp.sin(leaf) * (1 + jnp.arange(leaf.size).reshape(leaf.shape))) for leaf in leaves)
+
+
+def _by_differences(case: Case) -> tuple[np.ndarray, float]:
+    """The gradient of `_outer` by central differences, and how near to it that is expected to be."""
+    h = 1e-5 if case.theta.dtype == jnp.float64 else 2e-2
+    numeric = np.zeros(case.theta.shape)
+    for i in np.ndindex(numeric.shape):
+        up, down = (_outer(case, case.theta.at[i].add(sign * h), Implicit()) for sign in (1, -1))
+        numeric[i] = (up - down) / (2 * h)
+    return numeric, max(case.tolerance, 1e-2 if case.theta.dtype != jnp.float64 else 1e-5)
+
+
 def check_implicit_gradient(case: Case) -> None:
-    """The gradient of a function of the solution agrees with finite differences, and with unrolling where it can."""
+    """The gradient of a function of the solution agrees with finite differences, in both modes."""
     if not case.converges:
         return
+    outer = lambda theta: _outer(case, theta, Implicit(tolerance=None))
+    if case.method.host:
+        gradient = jax.grad(outer)(case.theta)
+    else:
 
-    def outer(theta, adjoint=None):
-        value = case.run(theta, adjoint=Implicit(tolerance=None) if adjoint is None else adjoint).value
-        leaves = jtu.tree_leaves(_point(value))
-        return sum(jnp.sum(jnp.sin(leaf) * (1 + jnp.arange(leaf.size).reshape(leaf.shape))) for leaf in leaves)
+        @jax.jit  # whole, and one solve for both modes
+        def both(theta):
+            _, push = jax.linearize(outer, theta)
+            (gradient,) = jax.linear_transpose(push, theta)(jnp.ones((), theta.dtype))
+            return gradient, push(jnp.ones_like(theta))
 
-    gradient = np.asarray(jax.grad(outer)(case.theta))
-    h = 1e-5 if case.theta.dtype == jnp.float64 else 2e-2
-    numeric = np.zeros_like(gradient)
-    for i in np.ndindex(gradient.shape):
-        up, down = (outer(case.theta.at[i].add(sign * h)) for sign in (1, -1))
-        numeric[i] = (up - down) / (2 * h)
-    bound = max(case.tolerance, 1e-2 if case.theta.dtype != jnp.float64 else 1e-5)
+        gradient, tangent = both(case.theta)
+    gradient = np.asarray(gradient)
+    numeric, bound = _by_differences(case)
     gap = _difference(gradient, numeric)
     _require(gap <= bound, case, f"the implicit gradient differs from finite differences by {gap:.3g}")
     if not case.method.host:
-        forward = jax.jit(lambda theta: jax.jvp(outer, (theta,), (jnp.ones_like(theta),))[1])
-        tangent = forward(case.theta)
         gap = abs(float(tangent) - gradient.sum()) / max(1, abs(gradient.sum()))
         _require(gap <= bound, case, f"forward and reverse mode differ by {gap:.3g}")
 
 
 def check_unrolled_gradient(case: Case) -> None:
-    """Differentiating the iterations gives nearly the implicit gradient, for methods that can be traced."""
+    """Differentiating the iterations gives nearly the gradient of the solution, for methods that can be traced."""
     if case.method.host or not case.converges:
         return
-
-    def outer(theta, adjoint):
-        value = case.run(theta, adjoint=adjoint, throw=False).value
-        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jtu.tree_leaves(_point(value)))
-
-    gradient = lambda adjoint: jax.jit(jax.grad(lambda theta: outer(theta, adjoint)))(case.theta)
-    implicit, unrolled = gradient(Implicit(tolerance=None)), gradient(Unrolled())
+    unrolled = jax.jit(jax.grad(lambda theta: _outer(case, theta, Unrolled(), throw=False)))(case.theta)
+    numeric, _ = _by_differences(case)
     finite = bool(jnp.all(jnp.isfinite(unrolled)))
-    gap = _difference(unrolled, implicit)
-    _require(finite and gap <= 5e-2, case, f"the unrolled gradient differs from the implicit one by {gap:.3g}")
+    gap = _difference(unrolled, numeric)
+    _require(finite and gap <= 5e-2, case, f"the unrolled gradient differs from finite differences by {gap:.3g}")
 
 
 CHECKS = (
