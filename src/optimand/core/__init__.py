@@ -13,7 +13,7 @@ from . import optimality as optimality
 from .adjoint import Adjoint, Detached, Implicit, OneStep, Unrolled, implicit, root_jvp, root_vjp
 from .budget import Budget, Counters
 from .checkpoint import Checkpoint
-from .constrained import Constrained, PrimalDual
+from .constrained import Constrained, KKTResidual, PrimalDual
 from .eager import Event
 from .executor import Executor, Failure, ProcessPool, SerialExecutor
 from .fit import Fit
@@ -42,6 +42,7 @@ __all__ = [
     "FixedPoint",
     "History",
     "Implicit",
+    "KKTResidual",
     "LeastSquares",
     "Linear",
     "Method",

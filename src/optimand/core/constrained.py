@@ -25,7 +25,7 @@ from .errors import ArgumentError, GuessError, ObjectiveError
 from .problem import Problem
 from .tracing import as_arrays, is_tracer, need_callable, need_floating, need_scalar, show, trace_function
 
-__all__ = ["Constrained", "PrimalDual"]
+__all__ = ["Constrained", "KKTResidual", "PrimalDual"]
 
 
 class PrimalDual(eqx.Module):
@@ -39,6 +39,26 @@ class PrimalDual(eqx.Module):
     inequality: PyTree = None
     lower: PyTree = None
     upper: PyTree = None
+
+
+class KKTResidual(eqx.Module):
+    """How far a `PrimalDual` is from the KKT conditions, each as the largest absolute value.
+
+    - `stationarity`: of the gradient of the Lagrangian.
+    - `violation`: of the constraints and bounds.
+    - `complementarity`: of multiplier times slack.
+    - `sign`: of what multipliers of inequalities and bounds are below zero.
+    """
+
+    stationarity: Array
+    violation: Array
+    complementarity: Array
+    sign: Array
+
+    @property
+    def largest(self) -> Array:
+        """The largest of them; NaN if one is."""
+        return jnp.max(jnp.stack([self.stationarity, self.violation, self.complementarity, self.sign]))
 
 
 class Constrained(Problem):
@@ -198,6 +218,21 @@ class Constrained(Problem):
             worst = jnp.maximum(worst, jnp.max(part, initial=0.0))
         return worst
 
+    def kkt_residual(self, value: PyTree) -> KKTResidual:
+        """How far `value` is from the KKT conditions: zero in all parts at a stationary point with its multipliers.
+
+        `value` may be a point alone; missing multipliers count as zero.
+        """
+        value = self.start(value)
+        condition = self.optimality(value)
+        signed = (value.inequality, value.lower, value.upper)
+        return KKTResidual(
+            _largest(condition.primal),
+            self.violation(value.primal),
+            _largest((condition.inequality, condition.lower, condition.upper)),
+            _largest(jtu.tree_map(lambda multiplier: jnp.minimum(multiplier, 0.0), signed)),
+        )
+
     def at_guess(self, value: PrimalDual) -> PyTree:
         x = value.primal
         never_active = lambda g: jnp.maximum(g, -1.0)  # an inequality may well be -inf; NaN stays NaN
@@ -228,6 +263,11 @@ class Constrained(Problem):
             (fn, *functions),
             is_leaf=lambda leaf: leaf is None,
         )
+
+
+def _largest(tree: PyTree) -> Array:
+    """The largest absolute value in a pytree, zero if it is empty."""
+    return jnp.max(jnp.stack([jnp.zeros(()), *(jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jtu.tree_leaves(tree))]))
 
 
 def _shapes(tree: PyTree):
