@@ -6,12 +6,12 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 
+from lion_cases import KERNELS, draw
 from optimand.core.errors import ArgumentError
 from optimand.smooth import (
     GroupKernel,
     HuberKernel,
     L1Kernel,
-    L2SquaredKernel,
     LpKernel,
     SmoothL1Kernel,
     SpectralKernel,
@@ -19,27 +19,7 @@ from optimand.smooth import (
     TopKKernel,
 )
 
-LABELS = {"a": jnp.arange(12).reshape(3, 4) % 5, "b": jnp.array([0, 1, 4, 4])}
-KERNELS = {
-    "l1": L1Kernel(),
-    "lp 1.5": LpKernel(1.5),
-    "lp 2": LpKernel(2.0),
-    "lp 4": LpKernel(4.0),
-    "threshold": ThresholdKernel(0.3),
-    "top-k": TopKKernel(5),
-    "huber": HuberKernel(0.7),
-    "smooth l1": SmoothL1Kernel(0.2),
-    "groups of 2": GroupKernel(2),
-    "groups by number": GroupKernel(LABELS),
-    "spectral": SpectralKernel(),
-    "l2 squared": L2SquaredKernel(),
-}
 NORMS = ("l1", "lp 1.5", "lp 2", "lp 4", "top-k", "groups of 2", "groups by number", "spectral")
-
-
-def draw(seed, *batch):
-    rng = np.random.default_rng(seed)
-    return {"a": jnp.asarray(rng.normal(size=(*batch, 3, 4))), "b": jnp.asarray(rng.normal(size=(*batch, 4)))}
 
 
 def inner(x, y):

@@ -109,7 +109,7 @@ class LionK(Method):
     b2: Any = 0.99
     decay: str = eqx.field(static=True, default="explicit")
     tolerance: Any = 1e-6
-    monitor: bool | None = eqx.field(static=True, default=None)
+    monitor: Any = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         _check(self.kernel, self.learning_rate, self.weight_decay, self.b1, self.b2, self.decay)
@@ -302,7 +302,8 @@ def _scale_by_lion_k(kernel: Kernel, b1: Any, b2: Any, mu_dtype: Any) -> optax.G
 
 def _momenta(momentum: PyTree, gradient: PyTree, b1: Any, b2: Any) -> tuple[PyTree, PyTree]:
     """c, from which the step is made, and the next m."""
-    mixed = lambda b: jtu.tree_map(lambda m, g: (b * m - (1 - b) * g).astype(m.dtype), momentum, gradient)
+    wide = lambda m, g: jnp.result_type(m.dtype, g.dtype)  # a momentum kept in low precision is not computed in it
+    mixed = lambda b: jtu.tree_map(lambda m, g: (b * m - (1 - b) * g).astype(wide(m, g)), momentum, gradient)
     return mixed(b1), mixed(b2)
 
 
@@ -376,7 +377,7 @@ def _largest_rate(learning_rate: Any) -> float | None:
     if not callable(learning_rate):
         return None if is_tracer(learning_rate) else float(np.max(learning_rate))
     with jax.ensure_compile_time_eval():
-        rates = jax.vmap(learning_rate)(jnp.asarray(_LOOKED_AT))
+        rates: Any = jax.vmap(learning_rate)(jnp.asarray(_LOOKED_AT))
     return None if is_tracer(rates) else float(np.max(rates))
 
 
