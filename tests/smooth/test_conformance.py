@@ -21,8 +21,10 @@ from optimand.smooth import (
     FixedPointIteration,
     GaussNewton,
     GradientDescent,
+    L2SquaredKernel,
     LevenbergMarquardt,
     LinearSolve,
+    LionK,
     MirrorDescent,
     Newton,
     Optax,
@@ -51,6 +53,18 @@ def constrained_to(project, guess):
     }
 
 
+def bounded(low, high):
+    """A `Constrained` with bounds only, as a case."""
+
+    def poisoned(x, theta):
+        return jnp.where(jnp.sum((x - jnp.array([0.3, 0.2, 0.1])) ** 2) > 1e-6, jnp.nan, energy(x, theta))
+
+    return {
+        "problem": lambda t: om.Constrained(energy, t, bounds=(low, high)),
+        "poisoned": lambda t: om.Constrained(poisoned, t, bounds=(low, high)),
+    }
+
+
 SIMPLEX = lambda x, step_size: projections.simplex(x)
 BOX = lambda x, step_size: jnp.clip(x, -0.1, 0.6)
 
@@ -61,6 +75,7 @@ SINGLE = {
     "fixed point iteration": lambda: (FixedPointIteration(tolerance=1e-5), {}),
     "fire": lambda: (FIRE(tolerance=1e-4), {"steps": 300}),
     "linear solve": lambda: (LinearSolve(), {}),
+    "lion-k, squared norm": lambda: (LionK(L2SquaredKernel(), 0.3, 0.0, b2=0.8, tolerance=1e-11), {"steps": 200}),
 }
 DOUBLE = {
     "gradient descent, searching": lambda: (GradientDescent(), {}),
@@ -76,6 +91,8 @@ DOUBLE = {
     "block coordinate descent": lambda: (BlockCoordinateDescent(), {}),
     "optimistix, minimiser": lambda: (Optimistix(optx.BFGS(1e-8, 1e-8)), {"kind": om.Minimize}),
     "optimistix, root finder": lambda: (Optimistix(optx.Newton(1e-8, 1e-8)), {"kind": om.Root}),
+    # a sign has no derivative to unroll: that it solves and its implicit gradient are tested in test_lion.py
+    "lion-k, bounds": lambda: (LionK.for_bounds(0.6, learning_rate=0.01), {**bounded(-0.6, 0.6), "converges": False}),
     "scipy": lambda: (Scipy("BFGS"), {}),
     "scipy, constrained": lambda: (Scipy("SLSQP", tolerance=1e-10), {"kind": om.Constrained}),
 }

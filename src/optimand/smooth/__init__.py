@@ -18,6 +18,20 @@ from .gradient_descent import GradientDescent
 from .lbfgs import LBFGS
 from .levenberg_marquardt import LevenbergMarquardt
 from .linear_solve import LinearSolve
+from .lion import LionK, lion_k
+from .lion_flow import LionFlow, kkt_score, lion_k_flow, lyapunov
+from .lion_kernels import (
+    GroupKernel,
+    HuberKernel,
+    Kernel,
+    L1Kernel,
+    L2SquaredKernel,
+    LpKernel,
+    SmoothL1Kernel,
+    SpectralKernel,
+    ThresholdKernel,
+    TopKKernel,
+)
 from .mirror_descent import MirrorDescent
 from .newton import Newton
 from .optax import Optax
@@ -35,8 +49,16 @@ __all__ = [
     "FixedPointIteration",
     "GaussNewton",
     "GradientDescent",
+    "GroupKernel",
+    "HuberKernel",
+    "Kernel",
+    "L1Kernel",
+    "L2SquaredKernel",
     "LevenbergMarquardt",
     "LinearSolve",
+    "LionFlow",
+    "LionK",
+    "LpKernel",
     "MirrorDescent",
     "Newton",
     "Optax",
@@ -44,6 +66,14 @@ __all__ = [
     "ProjectedGradient",
     "ProximalGradient",
     "Scipy",
+    "SmoothL1Kernel",
+    "SpectralKernel",
+    "ThresholdKernel",
+    "TopKKernel",
+    "kkt_score",
+    "lion_k",
+    "lion_k_flow",
+    "lyapunov",
     "projections",
     "proximal",
 ]
