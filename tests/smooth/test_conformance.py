@@ -15,9 +15,13 @@ from optimand.core.checks import CHECKS, standard_case
 from optimand.smooth import (
     FIRE,
     LBFGS,
+    SLS,
+    SSO,
     Adam,
     Anderson,
+    ArmijoGD,
     BlockCoordinateDescent,
+    ConstantTargetStep,
     FixedPointIteration,
     GaussNewton,
     GradientDescent,
@@ -27,9 +31,11 @@ from optimand.smooth import (
     Newton,
     Optax,
     Optimistix,
+    PolyakSGD,
     ProjectedGradient,
     ProximalGradient,
     Scipy,
+    TargetProblem,
     projections,
 )
 
@@ -48,6 +54,41 @@ def constrained_to(project, guess):
         "problem": lambda t: om.Composite(energy, project, t),
         "poisoned": lambda t: om.Composite(poisoned, project, t),
         "guess": jnp.array(guess),
+    }
+
+
+def above_zero(guess):
+    """A function whose least value is zero, as Polyak's step wants it, as a case."""
+
+    def fn(x, theta):
+        return jnp.sum(jnp.array([1.0, 2.0, 3.0]) * (x - theta) ** 2)
+
+    def poisoned(x, theta):
+        return jnp.where(jnp.sum((x - jnp.asarray(guess)) ** 2) > 1e-6, jnp.nan, fn(x, theta))
+
+    return {"problem": lambda t: om.Minimize(fn, t), "poisoned": lambda t: om.Minimize(poisoned, t)}
+
+
+def at_targets(guess):
+    """A regression whose loss is asked at the outputs of a linear model, as a case."""
+    rows = jnp.array([[2.0, 0.5, 0.0], [0.5, 2.0, 0.5], [0.0, 0.5, 2.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+    def model(x, example):
+        return example[0] @ x
+
+    def loss(target, example):
+        return 0.5 * (target - example[1]) ** 2 + 0.1 * jnp.log(jnp.cosh(target))
+
+    def poisoned(target, example):
+        far = jnp.abs(target - example[0] @ jnp.asarray(guess)) > 1e-4
+        return jnp.where(far, jnp.nan, loss(target, example))
+
+    data = lambda t: (rows, jnp.concatenate([t, t]))
+    return {
+        "kind": om.Minimize,
+        "problem": lambda t: TargetProblem(model, loss, data(t)),
+        "poisoned": lambda t: TargetProblem(model, poisoned, data(t)),
+        "guess": jnp.asarray(guess),
     }
 
 
@@ -77,6 +118,10 @@ DOUBLE = {
     "optimistix, minimiser": lambda: (Optimistix(optx.BFGS(1e-8, 1e-8)), {"kind": om.Minimize}),
     "optimistix, root finder": lambda: (Optimistix(optx.Newton(1e-8, 1e-8)), {"kind": om.Root}),
     "scipy": lambda: (Scipy("BFGS"), {}),
+    "sls": lambda: (SLS(), {}),
+    "armijo gd": lambda: (ArmijoGD(), {}),
+    "polyak sgd": lambda: (PolyakSGD(), above_zero([0.3, 0.2, 0.1])),
+    "sso": lambda: (SSO(ConstantTargetStep(0.9), inner_steps=4), at_targets([0.3, 0.2, 0.1])),
     "scipy, constrained": lambda: (Scipy("SLSQP", tolerance=1e-10), {"kind": om.Constrained}),
 }
 
