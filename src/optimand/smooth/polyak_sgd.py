@@ -60,7 +60,7 @@ class PolyakSGD(OptaxIteration):
             raise ArgumentError("variant", f"must be 'sps' or 'sps+', not {self.variant!r}.")
 
     def transformation(self) -> optax.GradientTransformationExtraArgs:
-        parts = [
+        parts: list[optax.GradientTransformation] = [
             optax.scale_by_polyak(
                 f_min=self.minimum, max_learning_rate=self.max_step, eps=self.delta, variant=self.variant
             )

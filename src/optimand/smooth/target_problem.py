@@ -32,6 +32,7 @@ from ..core.errors import ArgumentError, GuessError, ObjectiveError
 from ..core.problem import Objective
 from ..core.tracing import need_callable, need_scalar, show, trace_function
 from .arguments import need_count
+from .line_search import constant
 
 __all__ = ["Query", "Surrogate", "TargetProblem"]
 
@@ -70,7 +71,8 @@ class TargetProblem(Objective):
     - `stream`: instead of data, a function `stream(parameters, key)` that makes the batch of a step, and may use the current
       model to do so: states that the policy visits, and what an expert would have done there. No derivative passes through.
     - `oracle`: `oracle(targets, batch)`, the gradients of all examples, of the shape of the targets; or a pair (losses,
-      gradients). By default the derivative of `loss`. It may leave JAX through `jax.pure_callback`.
+      gradients). By default the derivative of `loss`. It may leave JAX through `jax.pure_callback` (in double precision if that is
+      switched on for the whole process: callbacks run in threads that know of no `jax.enable_x64`).
     - `reduction`: "none" if the oracle returns the gradient of each example's loss, "mean" if that of the mean over the
       batch, which is smaller by the size of the batch. `check_oracle` finds out.
     - `cost`: what one call of the oracle costs beside the call, for the counters: `{"environment_steps": 100}`.
@@ -142,7 +144,7 @@ class TargetProblem(Objective):
 
     def batch(self, x: PyTree, key: Array | None = None) -> PyTree:
         """The examples of the step with this key: all of them without a key. A stream has the key 0 then."""
-        return self.stream(jax.lax.stop_gradient(x), key)
+        return self.stream(constant(x), key)
 
     def targets(self, x: PyTree, batch: PyTree, key: Array | None = None) -> Float[Array, "batch ..."]:
         """The outputs of the model for a batch."""

@@ -126,7 +126,8 @@ class ArmijoGD(Method):
 
 
 class SSOState(eqx.Module):
-    """`value` and `residual` are the loss and the norm of its gradient at the last query, where the last step began.
+    """`value` and `residual` are the loss and the norm of its gradient at the last query, where the last step began; infinite
+    until an oracle has said something finite.
 
     `skipped` counts steps left out because the oracle was not finite, `in_a_row` the last of them; `kept` counts steps after
     which the surrogate was no lower, so that the parameters stayed; `stayed`, whether the last was one.
@@ -201,13 +202,12 @@ class SSO(Method):
             raise ArgumentError("inner", f"must be a traceable method for an Objective, not {type(method).__name__}.")
 
     def _inner_method(self) -> Method:
-        if isinstance(self.inner, Method):
-            return self.inner
-        if hasattr(self.inner, "init") and hasattr(self.inner, "update"):
-            return Optax(self.inner)
-        raise ArgumentError(
-            "inner", f"must be a method or an optax.GradientTransformation, not {type(self.inner).__name__}."
-        )
+        inner: Any = self.inner
+        if isinstance(inner, Method):
+            return inner
+        if hasattr(inner, "init") and hasattr(inner, "update"):
+            return Optax(tx=inner)
+        raise ArgumentError("inner", f"must be a method or an optax.GradientTransformation, not {type(inner).__name__}.")
 
     def init(self, problem: TargetProblem, guess: PyTree, *, key: Array | None) -> SSOState:
         if self.target_step.persistent and problem.stochastic:
