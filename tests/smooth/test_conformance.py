@@ -15,9 +15,13 @@ from optimand.core.checks import CHECKS, standard_case
 from optimand.smooth import (
     FIRE,
     LBFGS,
+    SLS,
+    SSO,
     Adam,
     Anderson,
+    ArmijoGD,
     BlockCoordinateDescent,
+    ConstantTargetStep,
     FixedPointIteration,
     GaussNewton,
     GradientDescent,
@@ -29,9 +33,11 @@ from optimand.smooth import (
     Newton,
     Optax,
     Optimistix,
+    PolyakSGD,
     ProjectedGradient,
     ProximalGradient,
     Scipy,
+    TargetProblem,
     projections,
 )
 
@@ -62,6 +68,38 @@ def bounded(low, high):
     return {
         "problem": lambda t: om.Constrained(energy, t, bounds=(low, high)),
         "poisoned": lambda t: om.Constrained(poisoned, t, bounds=(low, high)),
+def above_zero(guess):
+    """A function whose least value is zero, as Polyak's step wants it, as a case."""
+
+    def fn(x, theta):
+        return jnp.sum(jnp.array([1.0, 2.0, 3.0]) * (x - theta) ** 2)
+
+    def poisoned(x, theta):
+        return jnp.where(jnp.sum((x - jnp.asarray(guess)) ** 2) > 1e-6, jnp.nan, fn(x, theta))
+
+    return {"problem": lambda t: om.Minimize(fn, t), "poisoned": lambda t: om.Minimize(poisoned, t)}
+
+
+def at_targets(guess):
+    """A regression whose loss is asked at the outputs of a linear model, as a case."""
+    rows = jnp.array([[2.0, 0.5, 0.0], [0.5, 2.0, 0.5], [0.0, 0.5, 2.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+    def model(x, example):
+        return example[0] @ x
+
+    def loss(target, example):
+        return 0.5 * (target - example[1]) ** 2 + 0.1 * jnp.log(jnp.cosh(target))
+
+    def poisoned(target, example):
+        far = jnp.abs(target - example[0] @ jnp.asarray(guess)) > 1e-4
+        return jnp.where(far, jnp.nan, loss(target, example))
+
+    data = lambda t: (rows, jnp.concatenate([t, t]))
+    return {
+        "kind": om.Minimize,
+        "problem": lambda t: TargetProblem(model, loss, data(t)),
+        "poisoned": lambda t: TargetProblem(model, poisoned, data(t)),
+        "guess": jnp.asarray(guess),
     }
 
 
@@ -94,6 +132,10 @@ DOUBLE = {
     # a sign has no derivative to unroll: that it solves and its implicit gradient are tested in test_lion.py
     "lion-k, bounds": lambda: (LionK.for_bounds(0.6, learning_rate=0.01), {**bounded(-0.6, 0.6), "converges": False}),
     "scipy": lambda: (Scipy("BFGS"), {}),
+    "sls": lambda: (SLS(), {}),
+    "armijo gd": lambda: (ArmijoGD(), {}),
+    "polyak sgd": lambda: (PolyakSGD(), above_zero([0.3, 0.2, 0.1])),
+    "sso": lambda: (SSO(ConstantTargetStep(0.9), inner_steps=4), at_targets([0.3, 0.2, 0.1])),
     "scipy, constrained": lambda: (Scipy("SLSQP", tolerance=1e-10), {"kind": om.Constrained}),
 }
 

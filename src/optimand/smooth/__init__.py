@@ -3,7 +3,8 @@
 Which one? A smooth objective: `LBFGS`; with few unknowns and high accuracy, `Newton`. Trained on batches: `Adam`, or any
 transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
 `ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
-`Scipy` bring in what those libraries have.
+`Scipy` bring in what those libraries have. `SLS` and `PolyakSGD` train without a learning rate; `SSO` trains on a `TargetProblem`, whose
+loss is dear and whose model is cheap.
 """
 
 from . import projections as projections
@@ -36,16 +37,37 @@ from .mirror_descent import MirrorDescent
 from .newton import Newton
 from .optax import Optax
 from .optimistix import Optimistix
+from .polyak_sgd import PolyakSGD
 from .projected_gradient import ProjectedGradient
 from .proximal_gradient import ProximalGradient
 from .scipy import Scipy
+from .sls import SLS
+from .target_problem import Query, Surrogate, TargetProblem
+from .target_steps import (
+    AdaGradTargetStep,
+    ArmijoTargetStep,
+    ConstantTargetStep,
+    DecreasingTargetStep,
+    ExponentialTargetStep,
+    NewtonTargetStep,
+    TargetStep,
+)
+from .target_surrogate import SSO, ArmijoGD
 
 __all__ = [
     "FIRE",
     "LBFGS",
+    "SLS",
+    "SSO",
+    "AdaGradTargetStep",
     "Adam",
     "Anderson",
+    "ArmijoGD",
+    "ArmijoTargetStep",
     "BlockCoordinateDescent",
+    "ConstantTargetStep",
+    "DecreasingTargetStep",
+    "ExponentialTargetStep",
     "FixedPointIteration",
     "GaussNewton",
     "GradientDescent",
@@ -61,10 +83,13 @@ __all__ = [
     "LpKernel",
     "MirrorDescent",
     "Newton",
+    "NewtonTargetStep",
     "Optax",
     "Optimistix",
+    "PolyakSGD",
     "ProjectedGradient",
     "ProximalGradient",
+    "Query",
     "Scipy",
     "SmoothL1Kernel",
     "SpectralKernel",
@@ -74,6 +99,9 @@ __all__ = [
     "lion_k",
     "lion_k_flow",
     "lyapunov",
+    "Surrogate",
+    "TargetProblem",
+    "TargetStep",
     "projections",
     "proximal",
 ]
