@@ -68,6 +68,9 @@ def bounded(low, high):
     return {
         "problem": lambda t: om.Constrained(energy, t, bounds=(low, high)),
         "poisoned": lambda t: om.Constrained(poisoned, t, bounds=(low, high)),
+    }
+
+
 def above_zero(guess):
     """A function whose least value is zero, as Polyak's step wants it, as a case."""
 
