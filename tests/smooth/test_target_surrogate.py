@@ -60,6 +60,22 @@ def one_step(problem, method, start=START, key=None):
     return jax.jit(first)(jnp.asarray(start))
 
 
+def states_of(problem, method, steps, start=START, key=None):
+    """The states after each of some steps, compiled whole: what `solve` goes through, in one program."""
+
+    def step(state, number):
+        state = method.step(problem, state, key=None if key is None else jax.random.fold_in(key, number))
+        return state, state
+
+    def run(start):
+        return jax.lax.scan(step, method.init(problem, start, key=key), jnp.arange(steps))[1]
+
+    return jax.jit(run)(jnp.asarray(start))
+
+
+LEAST = 0.23325919888134028  # the least loss of `logistic_problem`, which a test below finds
+
+
 # The surrogate.
 
 
@@ -79,11 +95,11 @@ def test_the_surrogate_bounds_the_loss_from_above_and_touches_it_with_its_gradie
 
 def test_on_a_full_batch_with_the_theoretical_step_the_loss_never_rises():
     method = SSO(ConstantTargetStep(4.0), inner_steps=30, tolerance=0.0, inner=ArmijoGD(tolerance=1e-9))
-    solution = om.solve(logistic_problem(), method, jnp.asarray(START), budget=om.Budget(steps=200))
-    values = solution.history["value"]
+    values = np.asarray(states_of(logistic_problem(), method, 200).value)
     assert np.all(np.diff(values) <= 1e-14)
-    optimum = om.solve(logistic_problem(), LBFGS(tolerance=1e-10), jnp.asarray(START))
-    assert values[-1] - optimum.history["value"][-1] < 1e-3 * (values[0] - values[-1])
+    optimum = om.solve(logistic_problem(), LBFGS(tolerance=1e-10), jnp.asarray(START))  # no surrogates here
+    np.testing.assert_allclose(optimum.history["value"][-1], LEAST, atol=1e-10)
+    assert 0 <= values[-1] - LEAST < 1e-3 * (values[0] - LEAST)
 
 
 def test_an_exact_inner_solve_is_a_projected_gradient_step_in_target_space():
@@ -121,8 +137,7 @@ def test_the_kl_surrogate_with_step_one_is_the_cross_entropy():
     others = jax.random.normal(jax.random.key(5), (20, 3, 3))
     np.testing.assert_allclose(jax.vmap(surrogate.value)(others), jax.vmap(problem.value)(others), rtol=1e-10)
     method = SSO(ConstantTargetStep(1.0), inner_steps=5, divergence="kl")
-    solution = om.solve(problem, method, x, budget=om.Budget(steps=15))
-    assert np.all(np.diff(solution.history["value"]) <= 1e-12)
+    assert np.all(np.diff(states_of(problem, method, 15, x).value) <= 1e-12)
 
 
 def test_the_size_of_the_batch_does_not_change_what_a_step_size_means():
@@ -179,9 +194,8 @@ def test_adagrad_and_newton_steps_gather_what_they_have_seen():
 )
 def test_every_rule_trains(rule):
     problem = logistic_problem()
-    solution = om.solve(problem, SSO(rule, inner_steps=5), jnp.asarray(START), budget=om.Budget(steps=40))
-    optimum = om.solve(problem, LBFGS(tolerance=1e-10), jnp.asarray(START)).history["value"][-1]
-    assert solution.history["value"][-1] - optimum < 0.1 * (problem.value(jnp.asarray(START)) - optimum)
+    values = states_of(problem, SSO(rule, inner_steps=5), 40).value
+    assert values[-1] - LEAST < 0.1 * (values[0] - LEAST)
 
 
 # The oracle.
@@ -208,9 +222,8 @@ def test_the_oracle_is_called_once_a_step_also_on_the_host_under_jit(inner_steps
         assert calls == [10] * 7
         assert solution.counters.calls == 7 and solution.counters.samples == 70
         assert solution.counters.gradients <= 7 * inner_steps
-        plain = om.solve(logistic_problem(batch_size=10), method, jnp.asarray(START), key=key, budget=budget)
-        np.testing.assert_allclose(solution.value, plain.value, atol=1e-4)
-        assert plain.counters.calls == 7
+        plain = states_of(logistic_problem(batch_size=10), method, 7, key=key)
+        assert plain.counters.calls[-1] == 7
 
 
 def test_a_budget_may_be_stated_in_calls_and_a_call_may_have_its_price():
@@ -289,8 +302,7 @@ def test_a_stream_may_depend_on_the_model_and_carries_no_derivative():
     np.testing.assert_allclose(problem.gradient(x, key=key), expected, atol=1e-10)
     np.testing.assert_allclose(jax.grad(lambda x: problem.value(x, key=key))(x), expected, atol=1e-10)
     for method in (SSO(ConstantTargetStep(0.5), 5), SLS(), Adam(0.1)):
-        solution = om.solve(problem, method, x, key=key, budget=om.Budget(steps=30))
-        assert solution.history["value"][-1] < 0.1 * problem.value(x)
+        assert states_of(problem, method, 30, key=key).value[-1] < 0.1 * problem.value(x)
 
 
 def test_a_line_search_compares_on_the_batch_that_the_model_made():
@@ -318,25 +330,25 @@ def test_a_random_model_needs_a_key_and_draws_the_same_in_all_inner_steps():
     np.testing.assert_array_equal(surrogate.value(2 * x), surrogate.value(2 * x))
 
 
-def test_models_may_be_modules_and_inner_methods_of_any_kind():
+def test_models_may_be_modules():
     import equinox as eqx
 
     net = eqx.nn.MLP(3, "scalar", 8, 1, key=jax.random.key(0), activation=jax.nn.tanh)
     problem = TargetProblem(lambda net, example: net(example[0]), logistic, (ROWS, LABELS), batch_size=20)
     before = float(problem.value(net))
-    for inner in (ArmijoGD(), optax.adam(0.03)):
-        method = SSO(ConstantTargetStep(4.0), inner_steps=10, inner=inner)
-        solution = om.solve(problem, method, net, key=jax.random.key(0), budget=om.Budget(steps=20))
-        assert problem.value(solution.value) < 0.7 * before
+    method = SSO(ConstantTargetStep(4.0), inner_steps=10, inner=optax.adam(0.03))
+    solution = om.solve(problem, method, net, key=jax.random.key(0), budget=om.Budget(steps=20))
+    assert problem.value(solution.value) < 0.7 * before
 
 
 def test_step_sizes_can_be_swept_in_one_program():
     problem = logistic_problem()
+    method = lambda eta: SSO(ConstantTargetStep(eta), 3)
     run = lambda eta: om.solve(
-        problem, SSO(ConstantTargetStep(eta), 3), jnp.asarray(START), budget=om.Budget(steps=5), adjoint=om.Detached()
+        problem, method(eta), jnp.asarray(START), budget=om.Budget(steps=5), adjoint=om.Detached(), record=0
     ).value
     swept = jax.jit(jax.vmap(run))(jnp.array([0.1, 4.0]))
-    np.testing.assert_allclose(swept[1], jax.jit(run)(4.0), atol=1e-10)
+    np.testing.assert_allclose(swept[1], states_of(problem, method(4.0), 5).x[-1], atol=1e-10)
     assert problem.value(swept[1]) < problem.value(swept[0])
 
 

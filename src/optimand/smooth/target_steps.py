@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..core.errors import ArgumentError
-from .arguments import need_between, need_count, need_positive
+from .arguments import need_between, need_count, need_not_negative, need_positive
 from .armijo import armijo
 from .line_search import constant
 from .target_problem import Query
@@ -79,18 +79,23 @@ class ConstantTargetStep(TargetStep):
 
 
 class DecreasingTargetStep(TargetStep):
-    r"""\(\eta_t = \eta / \sqrt{t}\): for batches that cannot all be fitted, where a constant step ends in a neighbourhood."""
+    r"""\(\eta_t = \eta / \sqrt{t}\): for batches that cannot all be fitted, where a constant step ends in a neighbourhood.
+
+    **Arguments:** `step_size`, eta; `power`, of t in the denominator, if it is not 1/2.
+    """
 
     step_size: Any
+    power: Any = 0.5
 
     def __check_init__(self):
         need_positive("step_size", self.step_size)
+        need_not_negative("power", self.power)
 
     def init(self, targets: Any) -> PyTree:
         return ()
 
     def choose(self, state: PyTree, query: Query, mean_loss: Callable, number: Array) -> Chosen:
-        return _scalar(self.step_size / jnp.sqrt(number.astype(query.targets.dtype)), query)
+        return _scalar(self.step_size / number.astype(query.targets.dtype) ** self.power, query)
 
 
 class ExponentialTargetStep(TargetStep):
