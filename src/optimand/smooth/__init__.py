@@ -15,35 +15,48 @@ from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
 from .gauss_newton import GaussNewton
 from .gradient_descent import GradientDescent
+from .hager_zhang import HagerZhang
 from .lbfgs import LBFGS
+from .lbfgsb import LBFGSB
 from .levenberg_marquardt import LevenbergMarquardt
+from .line_search import Backtracking, LineSearch
 from .linear_solve import LinearSolve
 from .mirror_descent import MirrorDescent
 from .newton import Newton
+from .nonlinear_cg import NonlinearCG
 from .optax import Optax
 from .optimistix import Optimistix
 from .projected_gradient import ProjectedGradient
 from .proximal_gradient import ProximalGradient
 from .scipy import Scipy
+from .strong_wolfe import StrongWolfe
+from .trust_region import TrustRegion
 
 __all__ = [
     "FIRE",
     "LBFGS",
+    "LBFGSB",
     "Adam",
     "Anderson",
+    "Backtracking",
     "BlockCoordinateDescent",
     "FixedPointIteration",
     "GaussNewton",
     "GradientDescent",
+    "HagerZhang",
     "LevenbergMarquardt",
+    "LineSearch",
     "LinearSolve",
     "MirrorDescent",
     "Newton",
+    "NonlinearCG",
     "Optax",
     "Optimistix",
     "ProjectedGradient",
     "ProximalGradient",
     "Scipy",
+    "StrongWolfe",
+    "TrustRegion",
     "projections",
     "proximal",
 ]
