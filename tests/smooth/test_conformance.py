@@ -15,21 +15,27 @@ from optimand.core.checks import CHECKS, standard_case
 from optimand.smooth import (
     FIRE,
     LBFGS,
+    LBFGSB,
     Adam,
     Anderson,
     BlockCoordinateDescent,
+    Broyden,
     FixedPointIteration,
     GaussNewton,
     GradientDescent,
+    HagerZhang,
     LevenbergMarquardt,
     LinearSolve,
     MirrorDescent,
     Newton,
+    NonlinearCG,
     Optax,
     Optimistix,
     ProjectedGradient,
     ProximalGradient,
     Scipy,
+    StrongWolfe,
+    TrustRegion,
     projections,
 )
 
@@ -51,6 +57,19 @@ def constrained_to(project, guess):
     }
 
 
+def bounded(fn, poisoned):
+    """A `Constrained` with bounds alone, one of which holds, as a case."""
+    return {
+        "problem": lambda t: om.Constrained(fn, t, bounds=(-0.05, 0.9)),
+        "poisoned": lambda t: om.Constrained(poisoned, t, bounds=(-0.05, 0.9)),
+        "guess": jnp.array([0.3, 0.2, 0.1]),
+    }
+
+
+def poison(x, theta):
+    return jnp.where(jnp.sum((x - jnp.array([0.3, 0.2, 0.1])) ** 2) > 1e-6, jnp.nan, energy(x, theta))
+
+
 SIMPLEX = lambda x, step_size: projections.simplex(x)
 BOX = lambda x, step_size: jnp.clip(x, -0.1, 0.6)
 
@@ -65,6 +84,19 @@ SINGLE = {
 DOUBLE = {
     "gradient descent, searching": lambda: (GradientDescent(), {}),
     "lbfgs": lambda: (LBFGS(memory=4), {}),
+    "lbfgs, strong wolfe": lambda: (LBFGS(memory=4, line_search=StrongWolfe()), {}),
+    "gradient descent, hager-zhang": lambda: (GradientDescent(line_search=HagerZhang()), {}),
+    "nonlinear cg": lambda: (NonlinearCG(), {}),
+    "nonlinear cg, polak-ribiere": lambda: (NonlinearCG("polak-ribiere"), {}),
+    "lbfgsb": lambda: (LBFGSB(memory=4), {"kind": om.Minimize}),
+    "lbfgsb, bounds": lambda: (LBFGSB(memory=4), {"kind": om.Constrained, **bounded(energy, poison)}),
+    "trust region": lambda: (TrustRegion(), {"kind": om.Minimize}),
+    "trust region, bounds": lambda: (TrustRegion(), {"kind": om.Constrained, **bounded(energy, poison)}),
+    "trust region, bounds, by products": lambda: (
+        TrustRegion(dense_below=0), {"kind": om.Constrained, **bounded(energy, poison)}
+    ),
+    "broyden, root": lambda: (Broyden(), {}),
+    "broyden, fixed point": lambda: (Broyden(), {"kind": om.FixedPoint}),
     "anderson": lambda: (Anderson(memory=3), {}),
     "levenberg-marquardt": lambda: (LevenbergMarquardt(), {}),
     "gauss-newton": lambda: (GaussNewton(), {}),
@@ -73,6 +105,7 @@ DOUBLE = {
     "proximal gradient": lambda: (ProximalGradient(), {}),
     "projected gradient": lambda: (ProjectedGradient(), constrained_to(BOX, [0.15, 0.2, 0.1])),
     "mirror descent": lambda: (MirrorDescent(0.4), constrained_to(SIMPLEX, [0.3, 0.3, 0.4])),
+    "mirror descent, searching": lambda: (MirrorDescent(None), constrained_to(SIMPLEX, [0.3, 0.3, 0.4])),
     "block coordinate descent": lambda: (BlockCoordinateDescent(), {}),
     "optimistix, minimiser": lambda: (Optimistix(optx.BFGS(1e-8, 1e-8)), {"kind": om.Minimize}),
     "optimistix, root finder": lambda: (Optimistix(optx.Newton(1e-8, 1e-8)), {"kind": om.Root}),

@@ -1,6 +1,6 @@
 """Smooth optimisation: first-order, quasi-Newton and Newton methods, fixed points, and the solvers of other libraries.
 
-Which one? A smooth objective: `LBFGS`; with few unknowns and high accuracy, `Newton`. Trained on batches: `Adam`, or any
+Which one? A smooth objective: `LBFGS`; with few unknowns, `TrustRegion`; with bounds, `LBFGSB` or `TrustRegion`. Trained on batches: `Adam`, or any
 transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
 `ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
 `Scipy` bring in what those libraries have.
@@ -11,6 +11,7 @@ from . import proximal as proximal
 from .adam import Adam
 from .anderson import Anderson
 from .block_coordinate_descent import BlockCoordinateDescent
+from .broyden import Broyden
 from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
 from .gauss_newton import GaussNewton
@@ -40,6 +41,7 @@ __all__ = [
     "Anderson",
     "Backtracking",
     "BlockCoordinateDescent",
+    "Broyden",
     "FixedPointIteration",
     "GaussNewton",
     "GradientDescent",

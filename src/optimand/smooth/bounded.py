@@ -9,7 +9,6 @@ at most a tolerance, it bounds the projected gradient \(P(x - g) - x\) and, with
 number is the smaller one, every part of the KKT residual.
 """
 
-from typing import Any
 
 import equinox as eqx
 import jax

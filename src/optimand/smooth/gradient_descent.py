@@ -17,7 +17,7 @@ from ..core.method import Method
 from ..core.problem import Objective
 from .arguments import need_between, need_count, need_not_negative, need_positive
 from .ending import status
-from .line_search import Backtracking, LineSearch, need_line_search, stay
+from .line_search import Backtracking, need_line_search, stay
 from .vectors import add, dot, norm, scale
 
 __all__ = ["GradientDescent"]
@@ -61,7 +61,7 @@ class GradientDescent(Method):
     decrease: Any = 1e-4
     max_trials: int = eqx.field(static=True, default=30)
     tolerance: Any = 1e-6
-    line_search: LineSearch | None = None
+    line_search: Any = None
 
     def __check_init__(self):
         need_positive("step_size", self.step_size)

@@ -27,7 +27,7 @@ from ..core.method import Method
 from ..core.problem import Objective
 from .arguments import need_between, need_count, need_not_negative
 from .ending import status
-from .line_search import Backtracking, LineSearch, need_line_search, stay
+from .line_search import Backtracking, need_line_search, stay
 from .vectors import norm
 
 __all__ = ["LBFGS"]
@@ -81,7 +81,7 @@ class LBFGS(Method):
     decrease: Any = 1e-4
     max_trials: int = eqx.field(static=True, default=20)
     tolerance: Any = 1e-6
-    line_search: LineSearch | None = None
+    line_search: Any = None
 
     def __check_init__(self):
         need_count("memory", self.memory)

@@ -25,7 +25,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ..core.budget import Counters
 from ..core.constrained import Constrained
@@ -34,7 +34,7 @@ from ..core.problem import Objective
 from .arguments import need_count, need_not_negative
 from .bounded import BoundedProgram
 from .ending import status
-from .line_search import LineSearch, constant, evaluated, need_line_search
+from .line_search import constant, evaluated, need_line_search
 from .strong_wolfe import StrongWolfe
 from .vectors import norm
 
@@ -121,7 +121,7 @@ class LBFGSB(Method):
     reference: ClassVar[str] = "byrd1995limited"
 
     memory: int = eqx.field(static=True, default=10)
-    line_search: LineSearch | None = None
+    line_search: Any = None
     tolerance: Any = 1e-6
 
     def __check_init__(self):

@@ -80,8 +80,8 @@ class NonlinearCG(Method):
     problem = Objective
     reference: ClassVar[str] = "hager2005new"
 
-    variant: Variant = eqx.field(static=True, default="hager-zhang")
-    line_search: LineSearch | None = None
+    variant: str = eqx.field(static=True, default="hager-zhang")
+    line_search: Any = None
     first_step: Any = 1.0
     powell: Any = 0.2
     eta: Any = 0.01

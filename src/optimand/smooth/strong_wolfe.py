@@ -88,7 +88,7 @@ class StrongWolfe(LineSearch):
         finite = jnp.isfinite(trial.value) & jnp.isfinite(trial.slope)
         allowance = jnp.finfo(start.value.dtype).eps * jnp.abs(start.value)
         armijo = trial.value <= start.value + self.decrease * trial.length * start.slope
-        flat = (trial.value <= start.value + allowance) & (trial.slope <= (2 * self.decrease - 1) * start.slope)
+        flat = (jnp.abs(trial.value - start.value) <= allowance) & (trial.slope <= (2 * self.decrease - 1) * start.slope)
         enough = finite & (armijo | flat)
         level = jnp.where(flat, trial.slope >= self.curvature * start.slope, False)
         level = level | (jnp.abs(trial.slope) <= -self.curvature * start.slope)
