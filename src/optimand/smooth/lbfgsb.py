@@ -7,16 +7,17 @@ $$B = \theta I - W M W^\top, \quad W = [Y\;\; \theta S], \quad
 
 where D is the diagonal and L the strictly lower triangle of \(S^\top Y\) (Byrd, Lu, Nocedal and Zhu 1995, eq. 3.2-3.4). A step is
 
-1. the generalised Cauchy point: the first minimiser of m along \(P(x_k - t g)\) (section 4);
+1. the generalised Cauchy point: a minimiser of m along \(P(x_k - t g)\) (section 4);
 2. the minimiser of m over the entries that are free there (section 5.1, by the Sherman-Morrison-Woodbury formula), projected on the
    box (Morales and Nocedal 2011), or shortened until it is in the box if the projection does not descend;
 3. a line search for the strong Wolfe conditions towards it, no further than the bounds allow.
 
-The published search for the Cauchy point visits the breakpoints of the path one after the other. Here the derivative of m is
-evaluated at any t of the path in one pass over the pairs, and its zero is found by Newton's method on this piecewise linear function,
-kept in a bracket: a handful of passes for a path with a million breakpoints. It is exact where no breakpoint lies between
-the last evaluation and the zero of its piece, and else ends where the slope has become small, which is enough
-for what the Cauchy point is there for (Conn, Gould and Toint 1988).
+The published search for the Cauchy point visits the breakpoints of the path one after the other, up to the first minimiser. Here
+the derivative of m is evaluated at any t of the path in one pass over the pairs, and a zero of it is found by Newton's method on this
+piecewise linear function, kept in a bracket: a handful of passes for a path with a million breakpoints. It is exact where no breakpoint
+lies between the last evaluation and the zero of its piece, and else ends where the slope has become small. That may be a later
+minimiser than the first, with at least a hundredth of the decrease that the gradient predicts: enough for what the Cauchy point is
+there for (Conn, Gould and Toint 1988).
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -42,7 +43,7 @@ __all__ = ["LBFGSB"]
 
 
 class LBFGSBState(eqx.Module):
-    """`pairs` are all s, then all y, in rings; `ss`, `sy`, `yy` their products, `pairs_kept` how many there are, and the next one goes
+    """`pairs` are all s, then all y, in rings, each scaled to s'y = 1; `ss`, `sy`, `yy` their products, `pairs_kept` how many there are, and the next one goes
     to number `slot`."""
 
     x: PyTree
@@ -166,6 +167,9 @@ class LBFGSB(Method):
         s, y = new - x, new_g - g
         curvature, yy_new = s @ y, y @ y
         useful = found.accepted & (curvature > jnp.finfo(x.dtype).eps * yy_new)
+        # B does not change when a pair is scaled: with s'y = 1 the matrices of products stay of one order of magnitude.
+        unit = jnp.where(useful, 1 / jnp.sqrt(jnp.where(useful, curvature, 1)), 1).astype(x.dtype)
+        s, y = unit * s, unit * y
 
         slot, memory = state.slot, self.memory
         take = lambda rows, at: jax.lax.dynamic_index_in_dim(rows, at, 0, keepdims=False)
@@ -178,7 +182,6 @@ class LBFGSB(Method):
         renew = lambda old, row, column: jnp.where(useful, rows(old, row, column), old)
         dropped = ~found.accepted  # begin again with the gradient
         kept = jnp.where(dropped, 0, jnp.minimum(state.pairs_kept + useful, memory)).astype(jnp.int32)
-        empty = lambda matrix: jnp.where(dropped, 0, matrix)
         theta_new = jnp.where(useful, yy_new / jnp.where(useful, curvature, 1), theta)
 
         # What follows from x and the gradient by differentiation: with the model held constant.
@@ -186,10 +189,10 @@ class LBFGSB(Method):
         new = evaluated(_model_step, (program, moving, state.gradient, step), new)
         new_value, new_g = evaluated(_value_and_gradient, (program, new), (new_value, new_g))
         return LBFGSBState(
-            program.unflatten(new), new_value, new_g, empty(pairs),
-            empty(renew(ss, with_s[:memory], with_s[:memory])),
-            empty(renew(sy, with_s[memory:], with_y[:memory])),
-            empty(renew(yy, with_y[memory:], with_y[memory:])),
+            program.unflatten(new), new_value, new_g, pairs,
+            renew(ss, with_s[:memory], with_s[:memory]),
+            renew(sy, with_s[memory:], with_y[:memory]),
+            renew(yy, with_y[memory:], with_y[memory:]),
             jnp.where(dropped, 1, theta_new).astype(theta.dtype),
             jnp.where(useful, (slot + 1) % memory, slot).astype(jnp.int32), kept,
             program.residual(new, new_g), dropped & (state.pairs_kept == 0),
@@ -197,14 +200,19 @@ class LBFGSB(Method):
         )  # fmt: skip
 
     def _middle(self, state: LBFGSBState, ss: Array, sy: Array, yy: Array, theta: Array) -> tuple[Array, Array]:
-        """M and W'W. A place without a pair gets a one on the diagonal."""
+        """M and W'W. M is zero in the rows and columns of places without a pair: whatever stands there has no weight."""
         place = jnp.arange(self.memory)
         age = (state.slot - 1 - place) % self.memory  # zero for the newest
-        missing = jnp.where(age >= state.pairs_kept, 1, 0).astype(ss.dtype)
-        older = age[:, None] < age[None, :]  # row i is newer than column j
+        there = age < state.pairs_kept
+        both = there[:, None] & there
+        missing = jnp.where(there, 0, 1).astype(ss.dtype)
+        older = both & (age[:, None] < age[None, :])  # row i is newer than column j
         lower = jnp.where(older, sy, 0)
-        inverse = _blocks(-jnp.diag(jnp.diagonal(sy) + missing), lower.T, lower, theta * ss + jnp.diag(missing))
-        return jnp.linalg.inv(inverse), _blocks(yy, theta * sy.T, theta * sy, theta**2 * ss)
+        diagonal = jnp.where(there, jnp.diagonal(sy), 1)
+        inverse = _blocks(-jnp.diag(diagonal), lower.T, lower, theta * jnp.where(both, ss, 0) + jnp.diag(missing))
+        weight = jnp.concatenate([1 - missing, 1 - missing])
+        middle = jnp.linalg.inv(inverse) * (weight[:, None] * weight)
+        return middle, _blocks(yy, theta * sy.T, theta * sy, theta**2 * ss)
 
     def done(self, problem: Objective | Constrained, state: LBFGSBState):
         return status(state.residual <= self.tolerance, state.value, state.stuck)
@@ -264,7 +272,8 @@ def _cauchy(breaks: Array, g: Array, model: _Model) -> tuple[Array, Array, Array
         """Slope, curvature and value of the model on the piece of the path that begins at or before t, and where that ends."""
         d = jnp.where(breaks > t, -g, 0)
         z = -jnp.where(g == 0, 0, g) * jnp.minimum(t, breaks)
-        onto_d, onto_z = model.onto(d), model.onto(z)
+        onto_d = model.onto(d)
+        onto_z = jax.lax.cond(t > 0, model.onto, lambda _: jnp.zeros_like(onto_d), z)
         bent = model.middle @ onto_z
         dd = d @ d
         slope = -dd + model.theta * (d @ z) - onto_d @ bent

@@ -153,7 +153,7 @@ def minimise_on_faces(
     length = norm(size)
     tiny = jnp.finfo(x.dtype).tiny
     best = jnp.where(along > 0, length**2 / jnp.where(along > 0, along, 1), jnp.inf)
-    first = jnp.minimum(best, radius / jnp.maximum(length, tiny))
+    first = jnp.where(length > 0, jnp.minimum(best, radius / jnp.maximum(length, tiny)), 0)
 
     def search(base, residual, direction, first):
         """Shorten a step along the projected path until the model has gained enough: a hundredth of what is predicted."""

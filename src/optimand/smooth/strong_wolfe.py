@@ -113,7 +113,7 @@ class StrongWolfe(LineSearch):
         new_slow = jnp.where(new_width > 0.66 * width, slow + 1, 0).astype(jnp.int32)
         inner = (cubic_minimiser(new_low, new_high) - new_low.length) / interval
         unknown = ~jnp.isfinite(new_high.value) | ~jnp.isfinite(new_high.slope)
-        inner = jnp.where(unknown, 0.2, jnp.where(jnp.isfinite(inner), jnp.clip(inner, 0.1, 0.9), 0.5))
+        inner = jnp.where(unknown, 0.2, jnp.where(jnp.isfinite(inner), jnp.clip(inner, 0.01, 0.99), 0.5))
         inner = jnp.where(new_slow >= 2, 0.5, inner)
         within = new_low.length + inner * interval
         stopped = new_bracketed & ((within == new_low.length) | (within == new_high.length))  # nothing is between
