@@ -17,6 +17,7 @@ from optimand.smooth import (
     LBFGS,
     SLS,
     SSO,
+    LBFGSB,
     Adam,
     Anderson,
     ArmijoGD,
@@ -26,11 +27,17 @@ from optimand.smooth import (
     GaussNewton,
     GradientDescent,
     L2SquaredKernel,
+    Broyden,
+    FixedPointIteration,
+    GaussNewton,
+    GradientDescent,
+    HagerZhang,
     LevenbergMarquardt,
     LinearSolve,
     LionK,
     MirrorDescent,
     Newton,
+    NonlinearCG,
     Optax,
     Optimistix,
     PolyakSGD,
@@ -38,6 +45,8 @@ from optimand.smooth import (
     ProximalGradient,
     Scipy,
     TargetProblem,
+    StrongWolfe,
+    TrustRegion,
     projections,
 )
 
@@ -104,6 +113,17 @@ def at_targets(guess):
         "poisoned": lambda t: TargetProblem(model, poisoned, data(t)),
         "guess": jnp.asarray(guess),
     }
+def bounded(fn, poisoned):
+    """A `Constrained` with bounds alone, one of which holds, as a case."""
+    return {
+        "problem": lambda t: om.Constrained(fn, t, bounds=(-0.05, 0.9)),
+        "poisoned": lambda t: om.Constrained(poisoned, t, bounds=(-0.05, 0.9)),
+        "guess": jnp.array([0.3, 0.2, 0.1]),
+    }
+
+
+def poison(x, theta):
+    return jnp.where(jnp.sum((x - jnp.array([0.3, 0.2, 0.1])) ** 2) > 1e-6, jnp.nan, energy(x, theta))
 
 
 SIMPLEX = lambda x, step_size: projections.simplex(x)
@@ -121,6 +141,19 @@ SINGLE = {
 DOUBLE = {
     "gradient descent, searching": lambda: (GradientDescent(), {}),
     "lbfgs": lambda: (LBFGS(memory=4), {}),
+    "lbfgs, strong wolfe": lambda: (LBFGS(memory=4, line_search=StrongWolfe()), {}),
+    "gradient descent, hager-zhang": lambda: (GradientDescent(line_search=HagerZhang()), {}),
+    "nonlinear cg": lambda: (NonlinearCG(), {}),
+    "nonlinear cg, polak-ribiere": lambda: (NonlinearCG("polak-ribiere"), {}),
+    "lbfgsb": lambda: (LBFGSB(memory=4), {"kind": om.Minimize}),
+    "lbfgsb, bounds": lambda: (LBFGSB(memory=4), {"kind": om.Constrained, **bounded(energy, poison)}),
+    "trust region": lambda: (TrustRegion(), {"kind": om.Minimize}),
+    "trust region, bounds": lambda: (TrustRegion(), {"kind": om.Constrained, **bounded(energy, poison)}),
+    "trust region, bounds, by products": lambda: (
+        TrustRegion(dense_below=0), {"kind": om.Constrained, **bounded(energy, poison)}
+    ),
+    "broyden, root": lambda: (Broyden(), {}),
+    "broyden, fixed point": lambda: (Broyden(), {"kind": om.FixedPoint}),
     "anderson": lambda: (Anderson(memory=3), {}),
     "levenberg-marquardt": lambda: (LevenbergMarquardt(), {}),
     "gauss-newton": lambda: (GaussNewton(), {}),
@@ -129,6 +162,7 @@ DOUBLE = {
     "proximal gradient": lambda: (ProximalGradient(), {}),
     "projected gradient": lambda: (ProjectedGradient(), constrained_to(BOX, [0.15, 0.2, 0.1])),
     "mirror descent": lambda: (MirrorDescent(0.4), constrained_to(SIMPLEX, [0.3, 0.3, 0.4])),
+    "mirror descent, searching": lambda: (MirrorDescent(None), constrained_to(SIMPLEX, [0.3, 0.3, 0.4])),
     "block coordinate descent": lambda: (BlockCoordinateDescent(), {}),
     "optimistix, minimiser": lambda: (Optimistix(optx.BFGS(1e-8, 1e-8)), {"kind": om.Minimize}),
     "optimistix, root finder": lambda: (Optimistix(optx.Newton(1e-8, 1e-8)), {"kind": om.Root}),

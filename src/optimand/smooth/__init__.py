@@ -1,6 +1,6 @@
 """Smooth optimisation: first-order, quasi-Newton and Newton methods, fixed points, and the solvers of other libraries.
 
-Which one? A smooth objective: `LBFGS`; with few unknowns and high accuracy, `Newton`. Trained on batches: `Adam`, or any
+Which one? A smooth objective: `LBFGS`; with few unknowns, `TrustRegion`; with bounds, `LBFGSB` or `TrustRegion`. Trained on batches: `Adam`, or any
 transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
 `ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
 `Scipy` bring in what those libraries have. `SLS` and `PolyakSGD` train without a learning rate; `SSO` trains on a `TargetProblem`, whose
@@ -12,12 +12,16 @@ from . import proximal as proximal
 from .adam import Adam
 from .anderson import Anderson
 from .block_coordinate_descent import BlockCoordinateDescent
+from .broyden import Broyden
 from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
 from .gauss_newton import GaussNewton
 from .gradient_descent import GradientDescent
+from .hager_zhang import HagerZhang
 from .lbfgs import LBFGS
+from .lbfgsb import LBFGSB
 from .levenberg_marquardt import LevenbergMarquardt
+from .line_search import Backtracking, LineSearch
 from .linear_solve import LinearSolve
 from .lion import LionK, lion_k
 from .lion_flow import LionFlow, kkt_score, lion_k_flow, lyapunov
@@ -35,6 +39,7 @@ from .lion_kernels import (
 )
 from .mirror_descent import MirrorDescent
 from .newton import Newton
+from .nonlinear_cg import NonlinearCG
 from .optax import Optax
 from .optimistix import Optimistix
 from .polyak_sgd import PolyakSGD
@@ -53,6 +58,8 @@ from .target_steps import (
     TargetStep,
 )
 from .target_surrogate import SSO, ArmijoGD
+from .strong_wolfe import StrongWolfe
+from .trust_region import TrustRegion
 
 __all__ = [
     "FIRE",
@@ -76,7 +83,18 @@ __all__ = [
     "Kernel",
     "L1Kernel",
     "L2SquaredKernel",
+    "LBFGSB",
+    "Adam",
+    "Anderson",
+    "Backtracking",
+    "BlockCoordinateDescent",
+    "Broyden",
+    "FixedPointIteration",
+    "GaussNewton",
+    "GradientDescent",
+    "HagerZhang",
     "LevenbergMarquardt",
+    "LineSearch",
     "LinearSolve",
     "LionFlow",
     "LionK",
@@ -84,6 +102,7 @@ __all__ = [
     "MirrorDescent",
     "Newton",
     "NewtonTargetStep",
+    "NonlinearCG",
     "Optax",
     "Optimistix",
     "PolyakSGD",
@@ -102,6 +121,8 @@ __all__ = [
     "lion_k",
     "lion_k_flow",
     "lyapunov",
+    "StrongWolfe",
+    "TrustRegion",
     "projections",
     "proximal",
 ]
