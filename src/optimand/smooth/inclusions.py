@@ -197,7 +197,7 @@ class MonotoneInclusion(Problem):
         draws = []
         for number, (part, n) in enumerate(zip(jax.random.split(key, self.sums), self.n, strict=True)):
             if self.probabilities is None or self.cumulative is None:
-                draws.append(Draw(jax.random.randint(part, (batch,), 0, n), jnp.ones((batch,))))
+                draws.append(Draw(jax.random.randint(part, (batch,), 0, n, jnp.int32), jnp.ones((batch,))))
                 continue
             q, cumulative = jax.lax.stop_gradient((self.probabilities[number], self.cumulative[number]))
             at = jax.random.uniform(part, (batch,), q.dtype) * cumulative[-1]
