@@ -12,8 +12,8 @@ from . import proximal as proximal
 from .adam import Adam
 from .anderson import Anderson
 from .block_coordinate_descent import BlockCoordinateDescent
-from .fire import FIRE
 from .extragradient import ExtraAnchoredGradient, Extragradient
+from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
 from .gauss_newton import GaussNewton
 from .gda import GDA

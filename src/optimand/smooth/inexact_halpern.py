@@ -95,7 +95,7 @@ class InexactHalpern(InclusionMethod):
         zero, no = jnp.int32(0), jnp.array(False)
         return InexactHalpernState(guess, guess, guess, operator, zero, no, guess, guess, zero, checked, counters)
 
-    def step(self, problem: MonotoneInclusion, state: InexactHalpernState, *, key: Array | None) -> InexactHalpernState:
+    def step(self, problem: MonotoneInclusion, state: InexactHalpernState, *, key: Any) -> InexactHalpernState:
         dtype = dtype_of(state.z)
         coin, sample = jax.random.split(key)
         n = problem.total / problem.sums

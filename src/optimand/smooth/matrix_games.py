@@ -26,7 +26,7 @@ KINDS = ("policeman-burglar", "symmetric-1", "symmetric-2")
 
 
 def matrix_game(
-    game: Literal["policeman-burglar", "symmetric-1", "symmetric-2"] | Float[Array, "m n"],
+    game: str | Float[Array, "m n"] | Float[np.ndarray, "m n"],
     size: int = 200,
     *,
     key: Array | None = None,
@@ -74,12 +74,12 @@ def matrix_game(
 
 
 def _column(u, j, payoff):
-    x, y = u
+    _, y = u
     return payoff.shape[1] * payoff[:, j] * y[j], jnp.zeros_like(y)
 
 
 def _row(u, i, payoff):
-    x, y = u
+    x, _ = u
     return jnp.zeros_like(x), -payoff.shape[0] * payoff[i] * x[i]
 
 

@@ -80,7 +80,7 @@ class VRForwardReflectedBackward(InclusionMethod):
         return VRForwardReflectedBackwardState(guess, guess, guess, operator, checked, counters)
 
     def step(
-        self, problem: MonotoneInclusion, state: VRForwardReflectedBackwardState, *, key: Array | None
+        self, problem: MonotoneInclusion, state: VRForwardReflectedBackwardState, *, key: Any
     ) -> VRForwardReflectedBackwardState:
         dtype = dtype_of(state.z)
         coin, sample = jax.random.split(key)

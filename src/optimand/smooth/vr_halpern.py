@@ -52,9 +52,9 @@ class VRHalpernState(eqx.Module):
 class VRHalpern(InclusionMethod):
     r"""Halpern's iteration with a recursive estimate of F: for cocoercive operators with many components.
 
-    Single loop, last iterate, and a residual that is known. It also works on games (where F is not cocoercive, and the
-    guarantee is that of `InexactHalpern`), and usually better. The answer is the last iterate at which all components were
-    called: only there is the residual known.
+    Single loop, last iterate, and a residual that is known. The answer is the last iterate at which all components were
+    called: only there is the residual known. On games, where F is not cocoercive, nothing is promised: it is fast on those
+    of `matrix_game`, and on one with a mixed equilibrium it may stall far from it, where `InexactHalpern` does not.
 
     In single precision rounding gathers in the estimate between two full draws, about \(\sqrt n / 4\) steps apart.
 
@@ -107,7 +107,7 @@ class VRHalpern(InclusionMethod):
             operator if self.adaptive else None, Counters.zero().add(**full_evaluation(problem)).add(proximal=1),
         )  # fmt: skip
 
-    def step(self, problem: MonotoneInclusion, state: VRHalpernState, *, key: Array | None) -> VRHalpernState:
+    def step(self, problem: MonotoneInclusion, state: VRHalpernState, *, key: Any) -> VRHalpernState:
         dtype = dtype_of(state.x)
         coin, sample = jax.random.split(key)
         batch = math.ceil(math.sqrt(max(problem.n))) if self.batch is None else self.batch
@@ -126,8 +126,8 @@ class VRHalpern(InclusionMethod):
         if self.adaptive:
             lipschitz = jnp.where(full & _contradicts(state, estimate), 2 * lipschitz, lipschitz)
             checked_operator = jax.tree.map(lambda new, old: jnp.where(full, new, old), estimate, checked_operator)
-        weight = 2 / (state.number + 4) if self.anchoring is None else self.anchoring(state.number)  # lambda_k
-        weight = jnp.asarray(weight, dtype)
+        number = state.number.astype(dtype)
+        weight = 2 / (number + 4) if self.anchoring is None else jnp.asarray(self.anchoring(number), dtype)  # lambda_k
         step_size = (1 - weight) * self._step_size(lipschitz)  # eta_k
         base = add(scale(1 - weight, state.x), state.anchor, weight)
         counters = state.counters.add(
