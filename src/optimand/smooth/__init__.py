@@ -5,6 +5,8 @@ transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth pl
 `ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
 `Scipy` bring in what those libraries have. `SLS` and `PolyakSGD` train without a learning rate; `SSO` trains on a `TargetProblem`, whose
 loss is dear and whose model is cheap.
+`Scipy` bring in what those libraries have. An equilibrium (a game, a saddle point, a variational inequality) is a
+`MonotoneInclusion`: `Extragradient`, or `VRHalpern` and `InexactHalpern` if it is a sum of many components.
 """
 
 from . import projections as projections
@@ -13,11 +15,16 @@ from .adam import Adam
 from .anderson import Anderson
 from .block_coordinate_descent import BlockCoordinateDescent
 from .broyden import Broyden
+from .extragradient import ExtraAnchoredGradient, Extragradient
 from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
 from .gauss_newton import GaussNewton
+from .gda import GDA
 from .gradient_descent import GradientDescent
 from .hager_zhang import HagerZhang
+from .halpern import Halpern
+from .inclusions import MonotoneInclusion, operator_residual
+from .inexact_halpern import InexactHalpern
 from .lbfgs import LBFGS
 from .lbfgsb import LBFGSB
 from .levenberg_marquardt import LevenbergMarquardt
@@ -37,6 +44,7 @@ from .lion_kernels import (
     ThresholdKernel,
     TopKKernel,
 )
+from .matrix_games import matrix_game
 from .mirror_descent import MirrorDescent
 from .newton import Newton
 from .nonlinear_cg import NonlinearCG
@@ -60,9 +68,16 @@ from .target_steps import (
 from .target_surrogate import SSO, ArmijoGD
 from .strong_wolfe import StrongWolfe
 from .trust_region import TrustRegion
+from .popov_reflected import PopovReflected
+from .projected_gradient import ProjectedGradient
+from .proximal_gradient import ProximalGradient
+from .scipy import Scipy
+from .vr_forward_reflected_backward import VRForwardReflectedBackward
+from .vr_halpern import VRHalpern
 
 __all__ = [
     "FIRE",
+    "GDA",
     "LBFGS",
     "SLS",
     "SSO",
@@ -93,6 +108,13 @@ __all__ = [
     "GaussNewton",
     "GradientDescent",
     "HagerZhang",
+    "ExtraAnchoredGradient",
+    "Extragradient",
+    "FixedPointIteration",
+    "GaussNewton",
+    "GradientDescent",
+    "Halpern",
+    "InexactHalpern",
     "LevenbergMarquardt",
     "LineSearch",
     "LinearSolve",
@@ -100,12 +122,14 @@ __all__ = [
     "LionK",
     "LpKernel",
     "MirrorDescent",
+    "MonotoneInclusion",
     "Newton",
     "NewtonTargetStep",
     "NonlinearCG",
     "Optax",
     "Optimistix",
     "PolyakSGD",
+    "PopovReflected",
     "ProjectedGradient",
     "ProximalGradient",
     "Query",
@@ -123,6 +147,10 @@ __all__ = [
     "lyapunov",
     "StrongWolfe",
     "TrustRegion",
+    "VRForwardReflectedBackward",
+    "VRHalpern",
+    "matrix_game",
+    "operator_residual",
     "projections",
     "proximal",
 ]
