@@ -17,6 +17,7 @@ from optimand.smooth import (
     LBFGS,
     Adam,
     Anderson,
+    AugmentedLagrangian,
     BlockCoordinateDescent,
     FixedPointIteration,
     GaussNewton,
@@ -76,6 +77,7 @@ DOUBLE = {
     "block coordinate descent": lambda: (BlockCoordinateDescent(), {}),
     "optimistix, minimiser": lambda: (Optimistix(optx.BFGS(1e-8, 1e-8)), {"kind": om.Minimize}),
     "optimistix, root finder": lambda: (Optimistix(optx.Newton(1e-8, 1e-8)), {"kind": om.Root}),
+    "augmented lagrangian": lambda: (AugmentedLagrangian(), {}),
     "scipy": lambda: (Scipy("BFGS"), {}),
     "scipy, constrained": lambda: (Scipy("SLSQP", tolerance=1e-10), {"kind": om.Constrained}),
 }

@@ -10,6 +10,7 @@ from . import projections as projections
 from . import proximal as proximal
 from .adam import Adam
 from .anderson import Anderson
+from .augmented_lagrangian import AugmentedLagrangian
 from .block_coordinate_descent import BlockCoordinateDescent
 from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
@@ -31,6 +32,7 @@ __all__ = [
     "LBFGS",
     "Adam",
     "Anderson",
+    "AugmentedLagrangian",
     "BlockCoordinateDescent",
     "FixedPointIteration",
     "GaussNewton",
