@@ -9,13 +9,16 @@ transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth pl
 from . import projections as projections
 from . import proximal as proximal
 from .adam import Adam
+from .adasketch import AdaSketchNewton
 from .anderson import Anderson
 from .augmented_lagrangian import AugmentedLagrangian
 from .block_coordinate_descent import BlockCoordinateDescent
+from .exact_augmented_lagrangian import ExactAugmentedLagrangian
 from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
 from .gauss_newton import GaussNewton
 from .gradient_descent import GradientDescent
+from .hock_schittkowski import hock_schittkowski
 from .lbfgs import LBFGS
 from .levenberg_marquardt import LevenbergMarquardt
 from .linear_solve import LinearSolve
@@ -26,14 +29,17 @@ from .optimistix import Optimistix
 from .projected_gradient import ProjectedGradient
 from .proximal_gradient import ProximalGradient
 from .scipy import Scipy
+from .sketch_project import SketchProject
 
 __all__ = [
     "FIRE",
     "LBFGS",
+    "AdaSketchNewton",
     "Adam",
     "Anderson",
     "AugmentedLagrangian",
     "BlockCoordinateDescent",
+    "ExactAugmentedLagrangian",
     "FixedPointIteration",
     "GaussNewton",
     "GradientDescent",
@@ -46,6 +52,8 @@ __all__ = [
     "ProjectedGradient",
     "ProximalGradient",
     "Scipy",
+    "SketchProject",
+    "hock_schittkowski",
     "projections",
     "proximal",
 ]
