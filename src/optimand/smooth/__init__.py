@@ -17,6 +17,7 @@ from .exact_augmented_lagrangian import ExactAugmentedLagrangian
 from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
 from .gauss_newton import GaussNewton
+from .gmres_sqp import GMRESL1SQP, AdaptiveGMRESL1SQP
 from .gradient_descent import GradientDescent
 from .hock_schittkowski import hock_schittkowski
 from .lbfgs import LBFGS
@@ -33,9 +34,11 @@ from .sketch_project import SketchProject
 
 __all__ = [
     "FIRE",
+    "GMRESL1SQP",
     "LBFGS",
     "AdaSketchNewton",
     "Adam",
+    "AdaptiveGMRESL1SQP",
     "Anderson",
     "AugmentedLagrangian",
     "BlockCoordinateDescent",
