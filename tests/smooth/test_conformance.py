@@ -14,8 +14,11 @@ import optimand as om
 from optimand.core.checks import CHECKS, standard_case
 from optimand.smooth import (
     FIRE,
+    GMRESL1SQP,
     LBFGS,
     Adam,
+    AdaptiveGMRESL1SQP,
+    AdaSketchNewton,
     Anderson,
     AugmentedLagrangian,
     BlockCoordinateDescent,
@@ -31,6 +34,7 @@ from optimand.smooth import (
     ProjectedGradient,
     ProximalGradient,
     Scipy,
+    SketchProject,
     projections,
 )
 
@@ -49,6 +53,23 @@ def constrained_to(project, guess):
         "problem": lambda t: om.Composite(energy, project, t),
         "poisoned": lambda t: om.Composite(poisoned, project, t),
         "guess": jnp.array(guess),
+    }
+
+
+def poisoned_energy(x, theta):
+    return jnp.where(jnp.sum((x - jnp.array([0.3, 0.2, 0.1])) ** 2) > 1e-6, jnp.nan, energy(x, theta))
+
+
+def sum_is(x, theta):
+    return jnp.sum(x, keepdims=True) - 0.2
+
+
+def with_equalities(key=None):
+    """A `Constrained` problem with equalities only, as a case."""
+    return {
+        "problem": lambda t: om.Constrained(energy, t, equalities=sum_is),
+        "poisoned": lambda t: om.Constrained(poisoned_energy, t, equalities=sum_is),
+        "key": key,
     }
 
 
@@ -78,6 +99,10 @@ DOUBLE = {
     "optimistix, minimiser": lambda: (Optimistix(optx.BFGS(1e-8, 1e-8)), {"kind": om.Minimize}),
     "optimistix, root finder": lambda: (Optimistix(optx.Newton(1e-8, 1e-8)), {"kind": om.Root}),
     "augmented lagrangian": lambda: (AugmentedLagrangian(), {}),
+    "adasketch-newton": lambda: (AdaSketchNewton(tolerance=1e-8), with_equalities(jax.random.key(7))),
+    "gmres sqp": lambda: (GMRESL1SQP(tolerance=1e-8), with_equalities()),
+    "adaptive gmres sqp": lambda: (AdaptiveGMRESL1SQP(tolerance=1e-8), with_equalities()),
+    "sketch and project": lambda: (SketchProject(), {}),
     "scipy": lambda: (Scipy("BFGS"), {}),
     "scipy, constrained": lambda: (Scipy("SLSQP", tolerance=1e-10), {"kind": om.Constrained}),
 }

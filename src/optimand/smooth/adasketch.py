@@ -192,19 +192,19 @@ class AdaSketchNewton(Method):
         size, z = program.size, unpack(program, like)
         smallest, dependent = jnp.full_like(state.smallest, jnp.nan), jnp.array(False)
         if self.matrix_free:
-            newton, arguments = _by_products, (problem, like, z, state.residual)
-            system = self._products(*constant(arguments), size, key)
+            newton, fixed = _by_products, constant((problem, like, z))
+            system = self._products(*fixed, jax.lax.stop_gradient(state.residual), size, key)
         else:
             least = 1e-6 if self.least_curvature is None else self.least_curvature
-            kkt = kkt_matrix(program, like, z, least=least, shift=self.shift, regularisation=self.regularisation)
-            newton, arguments = _by_factors, (kkt.matrix, state.residual)
-            system = self._dense(constant(kkt), jax.lax.stop_gradient(state.residual))
+            kkt = kkt_matrix(problem, like, z, least=least, shift=self.shift, regularisation=self.regularisation)
+            newton, fixed = _by_factors, (kkt.matrix,)
+            system = self._dense(kkt, jax.lax.stop_gradient(state.residual))
             smallest = kkt.smallest
             rounding = 100 * jnp.finfo(z.dtype).eps * jnp.maximum(1, kkt.jacobian_norm)
             dependent = (smallest <= rounding) & (jnp.asarray(self.regularisation) == 0)
         found = self._direction(constant(state), system, size, dependent, key)
         adaptive, works = found.adaptive, found.useful & ~dependent
-        d = evaluated(newton, arguments, found.d)
+        d = evaluated(newton, (*fixed, state.residual), found.d)
 
         weights = _merit(adaptive)
         fixed, origin, heading, here = constant(((problem, like), z, d, Point(state.objective, state.residual)))

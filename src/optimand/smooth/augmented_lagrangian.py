@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..core.budget import Counters
 from ..core.constrained import Constrained, PrimalDual
@@ -31,6 +31,7 @@ from ..core.method import Method
 from ..core.solution import Result
 from .arguments import need_between, need_count, need_not_negative, need_positive
 from .flat_program import FlatProgram
+from .line_search import constant
 from .projected_newton import Direction, free_direction, in_box, projected_gradient, search_path
 
 __all__ = ["AugmentedLagrangian"]
@@ -151,7 +152,8 @@ class AugmentedLagrangian(Method):
         merit, factors = _merit(program, terms, values)
         (gradient,) = pullback(factors)
         size = jnp.max(jnp.abs(projected_gradient(x, gradient, program.lower, program.upper)), initial=0)
-        inner_tolerance = jnp.maximum(jnp.clip(0.1 * size, 0, 0.1), self.tolerance * scales[0] / 2)
+        loose = jnp.clip(0.1 * size, 0, 0.1) if scaled.size > 1 else 0.0  # without constraints there is one subproblem
+        inner_tolerance = jnp.maximum(loose, self.tolerance * scales[0] / 2)
         infinite, none = jnp.asarray(jnp.inf, x.dtype), jnp.int32(0)
         return AugmentedLagrangianState(
             _first_order(program, terms, x, values[1:], gradient), terms, merit, gradient, values[0], values[1:],
@@ -167,9 +169,11 @@ class AugmentedLagrangian(Method):
         state = jax.lax.cond(outer, lambda: self._update(program, x, state), lambda: state)
         x = jnp.where(outer, state.anchor, x)
 
-        def direction():
-            gradient_of = lambda x: jax.grad(lambda x: _merit(program, state.terms, _values(program, x))[0])(x)
-            return free_direction(gradient_of, x, state.gradient, lower, upper, self._solver(program), self.krylov_steps)
+        def direction():  # with the curvature held constant: where the gradient vanishes, its derivative does not matter
+            fixed, terms, here, low, high = constant((problem, state.terms, x, lower, upper))
+            still = FlatProgram(fixed, state.value)
+            gradient_of = lambda x: jax.grad(lambda x: _merit(still, terms, _values(still, x))[0])(x)
+            return free_direction(gradient_of, here, state.gradient, low, high, self._solver(program), self.krylov_steps)
 
         def stay_put():
             return Direction(jnp.zeros_like(x), jnp.zeros_like(state.merit), jnp.zeros(x.shape, bool), jnp.int32(0))

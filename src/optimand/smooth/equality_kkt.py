@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from ..core.constrained import Constrained, PrimalDual
 from ..core.errors import ArgumentError
 from .flat_program import FlatProgram
+from .line_search import constant
 
 __all__ = ["KKTMatrix", "Point", "equality_program", "evaluate", "kkt_matrix", "pack", "unpack"]
 
@@ -84,7 +85,7 @@ def evaluate(z: Float[Array, " n_m"], arguments: tuple) -> Point:
 
 
 def kkt_matrix(
-    program: FlatProgram,
+    problem: Constrained,
     like: PrimalDual,
     z: Float[Array, " n_m"],
     *,
@@ -92,14 +93,18 @@ def kkt_matrix(
     shift: Any,
     regularisation: Any = 0.0,
 ) -> KKTMatrix:
-    """K at z, with a Hessian that is at least `least` on the null space of G, or else moved by |H|_F + `shift`.
+    """K at z, held constant under differentiation: where F vanishes its derivative does not matter.
+
+    It has a Hessian that is at least `least` on the null space of G, or else moved by |H|_F + `shift`.
 
     `regularisation` is subtracted from the zeros on the diagonal.
     """
+    fixed, origin = constant(((problem, like), z))
+    program = FlatProgram(*fixed)
     n, m = program.size, program.equality_count
-    matrix = jax.jacfwd(lambda z: evaluate(z, (program.problem, like)).residual)(z)
-    fixed = jnp.nan_to_num(jax.lax.stop_gradient(matrix))
-    hessian, jacobian = fixed[:n, :n], fixed[n:, :n]
+    matrix = jax.jacfwd(lambda z: evaluate(z, fixed).residual)(origin)
+    clean = jnp.nan_to_num(matrix)
+    hessian, jacobian = clean[:n, :n], clean[n:, :n]
     _, singular, rows = jnp.linalg.svd(jacobian, full_matrices=True)
     hessian_norm = jnp.linalg.norm(hessian)
     indefinite = jnp.array(False)

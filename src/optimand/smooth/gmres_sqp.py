@@ -86,6 +86,7 @@ class _GMRESL1SQP(Method):
     epsilon: Any = 0.1
     shift: Any = 0.1
     decrease: Any = 1e-8
+    restart: int | None = eqx.field(static=True, default=None)
     max_trials: int = eqx.field(static=True, default=60)
 
     def __check_init__(self):
@@ -96,6 +97,8 @@ class _GMRESL1SQP(Method):
             need_between(name, getattr(self, name), 0, 1)
         need_between("decrease", self.decrease, 0, 0.5)
         need_count("max_trials", self.max_trials)
+        if self.restart is not None:
+            need_count("restart", self.restart)
 
     def _forcing(self) -> Any:
         raise NotImplementedError
@@ -120,16 +123,16 @@ class _GMRESL1SQP(Method):
         like = state.value
         program = equality_program(problem, like, type(self).__name__)
         n, z = program.size, unpack(program, like)
-        kkt = kkt_matrix(program, like, z, least=1e-6, shift=self.shift)
+        kkt = kkt_matrix(problem, like, z, least=1e-6, shift=self.shift)
         still = constant(state)
-        gradient = still.residual[:n] - jax.lax.stop_gradient(z)[n:] @ constant(kkt).unmodified[n:, :n]
-        model = _Model(constant(kkt), still.residual, gradient, n)
+        gradient = still.residual[:n] - jax.lax.stop_gradient(z)[n:] @ kkt.unmodified[n:, :n]
+        model = _Model(kkt, still.residual, gradient, n)
 
         def end(d, rest, carry, last):
             return self._end(model, d, rest, still, *carry, last)
 
         matrix = model.kkt.matrix
-        d, (penalty, forcing), iterations = _gmres(lambda v: matrix @ v, -model.residual, end, (still.penalty, still.forcing))
+        d, (penalty, forcing), iterations = _gmres(lambda v: matrix @ v, -model.residual, end, (still.penalty, still.forcing), self.restart)
         _, before, after, slope = model.reduction(d)
         predicted = slope - penalty * (before - after)
         d = evaluated(lambda matrix, residual: -jnp.linalg.solve(matrix, residual), (kkt.matrix, state.residual), d)
@@ -182,6 +185,8 @@ class GMRESL1SQP(_GMRESL1SQP):
     - `penalty`: the first mu. `forcing`, `gradient_forcing`: kappa and kappa_1; kappa_2 and beta are
       max(|grad L| / (|c| + 1), 1) at the guess. `tau` and `epsilon` as above.
     - `shift`: xi_B. `decrease`, `max_trials`: of the line search; where it finds nothing the solve ends as `stopped`.
+    - `restart`: GMRES begins anew after so many iterations, and is tested only then; it does not by default. The published
+      comparison used 2.
 
     Counts iterations of GMRES as `linear_iterations`. Raises `ArgumentError` as `AdaSketchNewton` does.
     """
@@ -241,6 +246,7 @@ class AdaptiveGMRESL1SQP(_GMRESL1SQP):
 
 
 _LARGEST = 1e8  # penalty
+_MOST_ITERATIONS = 20_000  # of GMRES with restarts, which may stagnate
 
 
 def _l1(vector: Array) -> Array:
@@ -254,18 +260,27 @@ def _values(z: Array, arguments: tuple) -> tuple[Array, Array]:
     return program.value(x), program.equalities(x)
 
 
-def _gmres(product: Callable, rhs: Array, end: Callable, carry: tuple) -> tuple[Array, tuple, Array]:
-    """GMRES from zero without restarts, ended by `end(x, residual, carry, last) -> (whether, carry)` at one of its iterates.
+def _gmres(product: Callable, rhs: Array, end: Callable, carry: tuple, restart: int | None) -> tuple[Array, tuple, Array]:
+    """GMRES from zero, ended by `end(x, residual, carry, last) -> (whether, carry)` at one of its iterates.
 
-    `last` is True when there can be no further iterate. Source: Saad 2003, algorithm 6.9, with the basis orthogonalised twice.
+    `last` is True where there can be no better iterate. With `restart` it begins anew after so many iterations, and looks
+    whether to end only then. Source: Saad 2003, algorithms 6.9 and 6.11, with the basis orthogonalised twice.
     """
-    size, most = rhs.size, rhs.size
+    size = rhs.size
+    most = size if restart is None else min(restart, size)
+    limit = size if restart is None else _MOST_ITERATIONS
     length = norm(rhs)
     tiny = jnp.finfo(rhs.dtype).eps
     columns = jnp.arange(most)
+    unit = jnp.eye(most + 1, most, -1, dtype=rhs.dtype)  # a column that is not used yet determines itself as zero
+
+    def begin(r):
+        beta = norm(r)
+        basis = jnp.zeros((most + 1, size), rhs.dtype).at[0].set(r / jnp.where(beta > 0, beta, 1))
+        return basis, jnp.zeros((most + 1, most), rhs.dtype), beta, jnp.int32(0)
 
     def iterate(state):
-        basis, hessenberg, j, _, _, carry = state
+        (basis, hessenberg, beta, j), origin, _, _, carry, count = state
         w = product(basis[j])
         first = basis @ w
         w = w - first @ basis
@@ -277,14 +292,20 @@ def _gmres(product: Callable, rhs: Array, end: Callable, carry: tuple) -> tuple[
         broken = rest <= 10 * tiny * norm(column)
         basis = basis.at[j + 1].set(jnp.where(broken, 0, w / jnp.where(broken, 1, rest)))
         used = columns <= j
-        unit = jnp.eye(most + 1, most, -1, dtype=rhs.dtype)  # a column that is not used yet determines itself as zero
         q, triangle = jnp.linalg.qr(jnp.where(used, hessenberg, unit))
-        y = jax.scipy.linalg.solve_triangular(triangle, q.T @ jnp.zeros(most + 1, rhs.dtype).at[0].set(length))
-        x = jnp.where(used, y, 0) @ basis[:most]
-        ended, carry = end(x, product(x) - rhs, carry, broken | (j + 1 >= most))
-        return basis, hessenberg, j + 1, x, ended, carry
+        y = jax.scipy.linalg.solve_triangular(triangle, beta * q[0])
+        x = origin + jnp.where(used, y, 0) @ basis[:most]
+        r = rhs - product(x)
+        full = j + 1 >= most
+        last = (count + 1 >= limit) | (broken if restart is None else norm(r) <= 10 * tiny * length)
+        ended, tested = end(x, -r, carry, last)
+        if restart is not None:
+            looks = full | broken | last
+            ended, tested = ended & looks, select(looks, tested, carry)
+        cycle = select(full | broken, begin(r), (basis, hessenberg, beta, j + 1))
+        return cycle, jnp.where(full | broken, x, origin), x, ended, tested, count + 1
 
-    basis = jnp.zeros((most + 1, size), rhs.dtype).at[0].set(rhs / jnp.where(length > 0, length, 1))
-    start = (basis, jnp.zeros((most + 1, most), rhs.dtype), jnp.int32(0), jnp.zeros_like(rhs), length == 0, carry)
-    _, _, iterations, x, _, carry = jax.lax.while_loop(lambda state: ~state[4], iterate, start)
-    return x, carry, iterations
+    zero = jnp.zeros_like(rhs)
+    start = (begin(rhs), zero, zero, length == 0, carry, jnp.int32(0))
+    _, _, x, _, carry, count = jax.lax.while_loop(lambda state: ~state[3], iterate, start)
+    return x, carry, count

@@ -49,13 +49,14 @@ def free_direction(
     solver: str,
     steps: int,
 ) -> Direction:
-    """The direction at `x`, where `gradient` is `gradient_of(x)`.
+    """The direction at `x`, where `gradient` is `gradient_of(x)`. It is linear in `gradient` but for what is decided by it.
 
     **Arguments:** `solver`: "dense" forms the Hessian and factorises it, "cg" truncates conjugate gradients at negative
     curvature, "gmres" runs GMRES; these two multiply with the Hessian at most about `steps` times.
     """
-    near = jnp.minimum(jnp.max(jnp.abs(projected_gradient(x, gradient, lower, upper))), 1e-3)
-    held = ((x <= lower + near) & (gradient > 0)) | ((x >= upper - near) & (gradient < 0)) | (lower == upper)
+    known = jax.lax.stop_gradient(gradient)
+    near = jnp.minimum(jnp.max(jnp.abs(projected_gradient(x, known, lower, upper)), initial=0), 1e-3)
+    held = ((x <= lower + near) & (known > 0)) | ((x >= upper - near) & (known < 0)) | (lower == upper)
     g = jnp.where(held, 0, gradient)
     if solver == "dense":
         hessian = jax.jacfwd(gradient_of)(x)
@@ -65,7 +66,7 @@ def free_direction(
     else:
         _, product = jax.linearize(gradient_of, x)
         free_product = lambda v: jnp.where(held, v, product(jnp.where(held, 0, v)))
-        size = jnp.linalg.norm(g)
+        size = jnp.linalg.norm(jax.lax.stop_gradient(g))
         forcing = jnp.minimum(0.1, jnp.sqrt(size)) * size
         if solver == "gmres":
             count = min(steps, x.size)
@@ -73,11 +74,11 @@ def free_direction(
             products = jnp.int32(count + 1)
         else:
             d, products = _with_derivative(free_product, -g, forcing, steps)
-    slope = g @ d
-    steep = jnp.isfinite(slope) & (slope < -1e-12 * jnp.linalg.norm(g) * jnp.linalg.norm(d))
+    still, way = jax.lax.stop_gradient((g, d))
+    steep = jnp.isfinite(still @ way) & (still @ way < -1e-12 * jnp.linalg.norm(still) * jnp.linalg.norm(way))
     d = jnp.where(steep, d, -g)
     longest = _LONGEST * jnp.maximum(1, jnp.max(jnp.abs(x)))  # where there is hardly any curvature
-    d = d * jnp.minimum(1, longest / jnp.maximum(jnp.max(jnp.abs(d)), jnp.finfo(d.dtype).tiny))
+    d = d * jnp.minimum(1, longest / jnp.maximum(jnp.max(jnp.abs(jax.lax.stop_gradient(d))), jnp.finfo(d.dtype).tiny))
     return Direction(jnp.where(held, -gradient, d), g @ d, held, products)
 
 
