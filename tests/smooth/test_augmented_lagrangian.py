@@ -41,9 +41,12 @@ def double():
         yield
 
 
+def start():
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), GUESS)
+
+
 def solve(problem, guess=None, **options):
-    guess = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), GUESS) if guess is None else guess
-    return om.solve(problem, AugmentedLagrangian(), guess, throw=False, **options)
+    return om.solve(problem, AugmentedLagrangian(), start() if guess is None else guess, throw=False, **options)
 
 
 def test_the_solution_and_its_multipliers_are_those_of_slsqp():
@@ -51,7 +54,7 @@ def test_the_solution_and_its_multipliers_are_those_of_slsqp():
         found = solve(problem)
         assert found.result == om.Result.converged
         assert problem.kkt_residual(found.value).largest <= 1e-6
-        peer = om.solve(problem, Scipy("SLSQP", tolerance=1e-12), GUESS).value
+        peer = om.solve(problem, Scipy("SLSQP", tolerance=1e-12), start()).value
         jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-5), found.value, peer)
 
 
@@ -69,7 +72,7 @@ def test_an_infeasible_problem_ends_with_the_least_violation():
     violation = float(program(level=-1.0).violation(found.value.primal))
     assert violation <= least + 1e-3
     with pytest.raises(om.errors.SolveError, match="feasible"):
-        om.solve(program(level=-1.0), AugmentedLagrangian(), GUESS)
+        om.solve(program(level=-1.0), AugmentedLagrangian(), start())
 
 
 def test_contradictory_inequality_and_bounds_are_infeasible():

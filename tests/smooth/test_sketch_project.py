@@ -28,7 +28,7 @@ def test_with_random_rows_it_is_the_method_of_kaczmarz():
     matrix = np.array([[2.0, 1.0, 0.0], [1.0, -1.0, 3.0], [0.0, 4.0, 1.0]])
     rhs = matrix @ np.array([1.0, -2.0, 0.5])
     key = jax.random.key(3)
-    rows = np.argmax(draw(jax.random.fold_in(key, 0), 100, 3, "kaczmarz", float), axis=1)[:40]
+    rows = np.argmax(np.asarray(draw(jax.random.fold_in(key, 0), 100, 3, "kaczmarz", float)), axis=1)[:40]
     x = np.zeros(3)
     for i in rows:
         x = x - (matrix[i] @ x - rhs[i]) / (matrix[i] @ matrix[i]) * matrix[i]
@@ -42,7 +42,7 @@ def test_the_error_contracts_as_the_theory_says(sketch):
     """For a matrix with orthogonal rows of one length: by 1 - sigma_min^2 / |K|_F^2 = 1 - 1/n on average."""
     n, steps = 5, 4
     orthogonal = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (n, n)))[0]
-    truth = jnp.arange(1.0, n + 1)
+    truth = orthogonal.T @ jnp.ones(n)  # as far from each of the hyperplanes
     keys = jax.random.split(jax.random.key(1), 200)
     x = jax.jit(jax.vmap(lambda key: projected(orthogonal, orthogonal @ truth, key, steps, sketch)))(keys)
     contraction = jnp.mean(jnp.sum((x - truth) ** 2, axis=1)) / jnp.sum(truth**2)

@@ -31,7 +31,7 @@ from .arguments import need_between, need_count, need_not_negative, need_positiv
 from .equality_kkt import KKTMatrix, Point, equality_program, evaluate, kkt_matrix, pack, unpack
 from .exact_augmented_lagrangian import ExactAugmentedLagrangian
 from .line_search import constant, evaluated
-from .sketch_project import SKETCHES, Rows, need_sketch, project
+from .sketch_project import FOR_PROBES, SKETCHES, Rows, need_sketch, project
 from .vectors import norm, select
 
 __all__ = ["AdaSketchNewton"]
@@ -256,9 +256,9 @@ class AdaSketchNewton(Method):
             return lambda v: product(v) + diagonal * v
 
         def rows(shift):
-            return Rows.products(shifted(shift), shifted(shift), z, jax.random.fold_in(key, -1), self.equilibrate)
+            return Rows.products(shifted(shift), shifted(shift), z, jax.random.fold_in(key, FOR_PROBES), self.equilibrate)
 
-        probes = jnp.where(inside, jax.random.normal(jax.random.fold_in(key, -2), (_PROBES, z.size), z.dtype), 0)
+        probes = jnp.where(inside, jax.random.normal(jax.random.fold_in(key, FOR_PROBES - 1), (_PROBES, z.size), z.dtype), 0)
         squares = jnp.sum(jnp.where(inside, jax.vmap(product)(probes), 0) ** 2, axis=1)
         one = jnp.ones((), z.dtype)
         return _System(product, rows, lambda shift: _krylov(shifted(shift), residual), jnp.sqrt(jnp.mean(squares)), one, one)

@@ -61,6 +61,7 @@ class Rows(NamedTuple):
         return Rows(lambda s: many_transposed(s / scale), lambda v: many(v) / scale, scale)
 
 
+FOR_PROBES = 2**32 - 1  # what is folded into a key for them: no number of sketches comes so far
 _PROBES = 50
 _AT_ONCE = 100  # sketches that are drawn together; the residual is computed anew after as many
 _NUMBERS = 2_000_000  # most numbers in them
@@ -193,7 +194,7 @@ class SketchProject(Method):
         else:
             product = lambda v: ravel_pytree(operator.mv(unravel(v)))[0]
             transposed = lambda v: ravel_pytree(operator.transpose().mv(unravel_rhs(v)))[0]
-            rows = Rows.products(product, transposed, x, jax.random.fold_in(key, -1), self.equilibrate)
+            rows = Rows.products(product, transposed, x, jax.random.fold_in(key, FOR_PROBES), self.equilibrate)
         x, r, count = project(
             rows, rhs, x, key, tolerance=self.tolerance * jnp.linalg.norm(rhs), most=self.sketches,
             sketch=self.sketch, block=self.block,
