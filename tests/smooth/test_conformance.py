@@ -15,13 +15,17 @@ from optimand.core.checks import CHECKS, Case, standard_case
 from optimand.smooth import (
     FIRE,
     GDA,
+    GMRESL1SQP,
     LBFGS,
     SLS,
     SSO,
     LBFGSB,
     Adam,
+    AdaptiveGMRESL1SQP,
+    AdaSketchNewton,
     Anderson,
     ArmijoGD,
+    AugmentedLagrangian,
     BlockCoordinateDescent,
     ConstantTargetStep,
     FixedPointIteration,
@@ -62,6 +66,7 @@ from optimand.smooth import (
     Scipy,
     VRForwardReflectedBackward,
     VRHalpern,
+    SketchProject,
     projections,
 )
 
@@ -141,6 +146,23 @@ def poison(x, theta):
     return jnp.where(jnp.sum((x - jnp.array([0.3, 0.2, 0.1])) ** 2) > 1e-6, jnp.nan, energy(x, theta))
 
 
+def poisoned_energy(x, theta):
+    return jnp.where(jnp.sum((x - jnp.array([0.3, 0.2, 0.1])) ** 2) > 1e-6, jnp.nan, energy(x, theta))
+
+
+def sum_is(x, theta):
+    return jnp.sum(x, keepdims=True) - 0.2
+
+
+def with_equalities(key=None):
+    """A `Constrained` problem with equalities only, as a case."""
+    return {
+        "problem": lambda t: om.Constrained(energy, t, equalities=sum_is),
+        "poisoned": lambda t: om.Constrained(poisoned_energy, t, equalities=sum_is),
+        "key": key,
+    }
+
+
 SIMPLEX = lambda x, step_size: projections.simplex(x)
 BOX = lambda x, step_size: jnp.clip(x, -0.1, 0.6)
 
@@ -183,6 +205,11 @@ DOUBLE = {
     "optimistix, root finder": lambda: (Optimistix(optx.Newton(1e-8, 1e-8)), {"kind": om.Root}),
     # a sign has no derivative to unroll: that it solves and its implicit gradient are tested in test_lion.py
     "lion-k, bounds": lambda: (LionK.for_bounds(0.6, learning_rate=0.01), {**bounded(-0.6, 0.6), "converges": False}),
+    "augmented lagrangian": lambda: (AugmentedLagrangian(), {}),
+    "adasketch-newton": lambda: (AdaSketchNewton(tolerance=1e-8), with_equalities(jax.random.key(7))),
+    "gmres sqp": lambda: (GMRESL1SQP(tolerance=1e-8), with_equalities()),
+    "adaptive gmres sqp": lambda: (AdaptiveGMRESL1SQP(tolerance=1e-8), with_equalities()),
+    "sketch and project": lambda: (SketchProject(), {}),
     "scipy": lambda: (Scipy("BFGS"), {}),
     "sls": lambda: (SLS(), {}),
     "armijo gd": lambda: (ArmijoGD(), {}),

@@ -12,7 +12,9 @@ loss is dear and whose model is cheap.
 from . import projections as projections
 from . import proximal as proximal
 from .adam import Adam
+from .adasketch import AdaSketchNewton
 from .anderson import Anderson
+from .augmented_lagrangian import AugmentedLagrangian
 from .block_coordinate_descent import BlockCoordinateDescent
 from .broyden import Broyden
 from .extragradient import ExtraAnchoredGradient, Extragradient
@@ -25,6 +27,13 @@ from .hager_zhang import HagerZhang
 from .halpern import Halpern
 from .inclusions import MonotoneInclusion, operator_residual
 from .inexact_halpern import InexactHalpern
+from .exact_augmented_lagrangian import ExactAugmentedLagrangian
+from .fire import FIRE
+from .fixed_point_iteration import FixedPointIteration
+from .gauss_newton import GaussNewton
+from .gmres_sqp import GMRESL1SQP, AdaptiveGMRESL1SQP
+from .gradient_descent import GradientDescent
+from .hock_schittkowski import hock_schittkowski
 from .lbfgs import LBFGS
 from .lbfgsb import LBFGSB
 from .levenberg_marquardt import LevenbergMarquardt
@@ -82,7 +91,15 @@ __all__ = [
     "SLS",
     "SSO",
     "AdaGradTargetStep",
+from .sketch_project import SketchProject
+
+__all__ = [
+    "FIRE",
+    "GMRESL1SQP",
+    "LBFGS",
+    "AdaSketchNewton",
     "Adam",
+    "AdaptiveGMRESL1SQP",
     "Anderson",
     "ArmijoGD",
     "ArmijoTargetStep",
@@ -90,6 +107,9 @@ __all__ = [
     "ConstantTargetStep",
     "DecreasingTargetStep",
     "ExponentialTargetStep",
+    "AugmentedLagrangian",
+    "BlockCoordinateDescent",
+    "ExactAugmentedLagrangian",
     "FixedPointIteration",
     "GaussNewton",
     "GradientDescent",
@@ -151,6 +171,8 @@ __all__ = [
     "VRHalpern",
     "matrix_game",
     "operator_residual",
+    "SketchProject",
+    "hock_schittkowski",
     "projections",
     "proximal",
 ]
