@@ -7,10 +7,10 @@ import pytest
 
 import optimand as om
 from optimand.smooth import (
+    GMRESL1SQP,
     AdaptiveGMRESL1SQP,
     AdaSketchNewton,
     ExactAugmentedLagrangian,
-    GMRESL1SQP,
     Scipy,
     hock_schittkowski,
 )

@@ -1,12 +1,14 @@
-"""Smooth optimisation: first-order, quasi-Newton and Newton methods, fixed points, and the solvers of other libraries.
+"""Smooth optimisation: first-order, quasi-Newton and Newton methods, with and without constraints; fixed points and equilibria;
+the solvers of other libraries.
 
-Which one? A smooth objective: `LBFGS`; with few unknowns, `TrustRegion`; with bounds, `LBFGSB` or `TrustRegion`. Trained on batches: `Adam`, or any
-transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
-`ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
-`Scipy` bring in what those libraries have. `SLS` and `PolyakSGD` train without a learning rate; `SSO` trains on a `TargetProblem`, whose
-loss is dear and whose model is cheap.
-`Scipy` bring in what those libraries have. An equilibrium (a game, a saddle point, a variational inequality) is a
-`MonotoneInclusion`: `Extragradient`, or `VRHalpern` and `InexactHalpern` if it is a sum of many components.
+Which one? A smooth objective: `TrustRegion` with few unknowns, `LBFGS` with many; with bounds `TrustRegion` or `LBFGSB`; with
+equalities and inequalities `InteriorPoint`, or `SQP` and `AugmentedLagrangian`. A quadratic program: `ADMM`, or
+`QuadraticInteriorPoint` for high accuracy. Trained on batches: `Adam`, or any transformation through `Optax`; `SLS` and
+`PolyakSGD` need no learning rate; `SSO` trains on a `TargetProblem`, whose loss is dear and whose model is cheap; `LionK`
+keeps what it trains in a set. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
+`ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`, or `Broyden` without derivatives. An equilibrium (a
+game, a saddle point, a variational inequality) is a `MonotoneInclusion`: `Extragradient`, or `VRHalpern` and `InexactHalpern`
+if it is a sum of many components. A linear system: `LinearSolve`. `Optimistix` and `Scipy` bring in what those libraries have.
 """
 
 from . import projections as projections
@@ -17,23 +19,19 @@ from .anderson import Anderson
 from .augmented_lagrangian import AugmentedLagrangian
 from .block_coordinate_descent import BlockCoordinateDescent
 from .broyden import Broyden
+from .exact_augmented_lagrangian import ExactAugmentedLagrangian
 from .extragradient import ExtraAnchoredGradient, Extragradient
 from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
 from .gauss_newton import GaussNewton
 from .gda import GDA
+from .gmres_sqp import GMRESL1SQP, AdaptiveGMRESL1SQP
 from .gradient_descent import GradientDescent
 from .hager_zhang import HagerZhang
 from .halpern import Halpern
+from .hock_schittkowski import hock_schittkowski
 from .inclusions import MonotoneInclusion, operator_residual
 from .inexact_halpern import InexactHalpern
-from .exact_augmented_lagrangian import ExactAugmentedLagrangian
-from .fire import FIRE
-from .fixed_point_iteration import FixedPointIteration
-from .gauss_newton import GaussNewton
-from .gmres_sqp import GMRESL1SQP, AdaptiveGMRESL1SQP
-from .gradient_descent import GradientDescent
-from .hock_schittkowski import hock_schittkowski
 from .lbfgs import LBFGS
 from .lbfgsb import LBFGSB
 from .levenberg_marquardt import LevenbergMarquardt
@@ -60,10 +58,13 @@ from .nonlinear_cg import NonlinearCG
 from .optax import Optax
 from .optimistix import Optimistix
 from .polyak_sgd import PolyakSGD
+from .popov_reflected import PopovReflected
 from .projected_gradient import ProjectedGradient
 from .proximal_gradient import ProximalGradient
 from .scipy import Scipy
+from .sketch_project import SketchProject
 from .sls import SLS
+from .strong_wolfe import StrongWolfe
 from .target_problem import Query, Surrogate, TargetProblem
 from .target_steps import (
     AdaGradTargetStep,
@@ -75,66 +76,46 @@ from .target_steps import (
     TargetStep,
 )
 from .target_surrogate import SSO, ArmijoGD
-from .strong_wolfe import StrongWolfe
 from .trust_region import TrustRegion
-from .popov_reflected import PopovReflected
-from .projected_gradient import ProjectedGradient
-from .proximal_gradient import ProximalGradient
-from .scipy import Scipy
 from .vr_forward_reflected_backward import VRForwardReflectedBackward
 from .vr_halpern import VRHalpern
 
 __all__ = [
     "FIRE",
     "GDA",
+    "GMRESL1SQP",
     "LBFGS",
+    "LBFGSB",
     "SLS",
     "SSO",
     "AdaGradTargetStep",
-from .sketch_project import SketchProject
-
-__all__ = [
-    "FIRE",
-    "GMRESL1SQP",
-    "LBFGS",
     "AdaSketchNewton",
     "Adam",
     "AdaptiveGMRESL1SQP",
     "Anderson",
     "ArmijoGD",
     "ArmijoTargetStep",
-    "BlockCoordinateDescent",
-    "ConstantTargetStep",
-    "DecreasingTargetStep",
-    "ExponentialTargetStep",
     "AugmentedLagrangian",
-    "BlockCoordinateDescent",
-    "ExactAugmentedLagrangian",
-    "FixedPointIteration",
-    "GaussNewton",
-    "GradientDescent",
-    "GroupKernel",
-    "HuberKernel",
-    "Kernel",
-    "L1Kernel",
-    "L2SquaredKernel",
-    "LBFGSB",
-    "Adam",
-    "Anderson",
     "Backtracking",
     "BlockCoordinateDescent",
     "Broyden",
-    "FixedPointIteration",
-    "GaussNewton",
-    "GradientDescent",
-    "HagerZhang",
+    "ConstantTargetStep",
+    "DecreasingTargetStep",
+    "ExactAugmentedLagrangian",
+    "ExponentialTargetStep",
     "ExtraAnchoredGradient",
     "Extragradient",
     "FixedPointIteration",
     "GaussNewton",
     "GradientDescent",
+    "GroupKernel",
+    "HagerZhang",
     "Halpern",
+    "HuberKernel",
     "InexactHalpern",
+    "Kernel",
+    "L1Kernel",
+    "L2SquaredKernel",
     "LevenbergMarquardt",
     "LineSearch",
     "LinearSolve",
@@ -154,25 +135,25 @@ __all__ = [
     "ProximalGradient",
     "Query",
     "Scipy",
+    "SketchProject",
     "SmoothL1Kernel",
     "SpectralKernel",
+    "StrongWolfe",
     "Surrogate",
     "TargetProblem",
     "TargetStep",
     "ThresholdKernel",
     "TopKKernel",
+    "TrustRegion",
+    "VRForwardReflectedBackward",
+    "VRHalpern",
+    "hock_schittkowski",
     "kkt_score",
     "lion_k",
     "lion_k_flow",
     "lyapunov",
-    "StrongWolfe",
-    "TrustRegion",
-    "VRForwardReflectedBackward",
-    "VRHalpern",
     "matrix_game",
     "operator_residual",
-    "SketchProject",
-    "hock_schittkowski",
     "projections",
     "proximal",
 ]
