@@ -15,6 +15,7 @@ from .fire import FIRE
 from .fixed_point_iteration import FixedPointIteration
 from .gauss_newton import GaussNewton
 from .gradient_descent import GradientDescent
+from .interior_point import InteriorPoint
 from .lbfgs import LBFGS
 from .levenberg_marquardt import LevenbergMarquardt
 from .linear_solve import LinearSolve
@@ -35,6 +36,7 @@ __all__ = [
     "FixedPointIteration",
     "GaussNewton",
     "GradientDescent",
+    "InteriorPoint",
     "LevenbergMarquardt",
     "LinearSolve",
     "MirrorDescent",
