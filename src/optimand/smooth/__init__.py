@@ -2,7 +2,7 @@
 
 Which one? A smooth objective: `LBFGS`; with few unknowns and high accuracy, `Newton`. Trained on batches: `Adam`, or any
 transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
-`ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
+`ProjectedGradient` on a set. General constraints: `InteriorPoint`. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
 `Scipy` bring in what those libraries have.
 """
 

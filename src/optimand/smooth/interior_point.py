@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..core.budget import Counters
 from ..core.constrained import Constrained, PrimalDual
@@ -52,6 +52,8 @@ _LARGEST_FIRST_MULTIPLIER = 1e3
 _RESTORED = 0.9  # kappa_resto
 _WARM = 1e-4  # mu, and the push from the bounds, of a warm start
 _INFINITE = 1e20
+_LEAST_BARRIER = 1e-12
+_PATIENCE = 20  # steps with the least barrier before the precision is held to be exhausted
 
 
 class Outer(eqx.Module):
@@ -64,7 +66,8 @@ class Outer(eqx.Module):
 
 
 class InteriorPointState(eqx.Module):
-    """`previous` is the iterate before; `delta` the last regularisation that was needed; `like` shows the structure."""
+    """`previous` is the iterate before; `delta` the last regularisation that was needed; `lingering` counts steps with the
+    least barrier; `like` shows the structure."""
 
     like: PrimalDual
     barrier: Barrier
@@ -72,6 +75,7 @@ class InteriorPointState(eqx.Module):
     previous: Iterate
     mu: Array
     delta: Array
+    lingering: Array
     objective_scale: Array
     constraint_scale: Float[Array, " m"]
     pairs: Filter
@@ -118,7 +122,7 @@ class InteriorPoint(Method):
     tolerance: Any = 1e-6
     barrier: Any = 0.1
     push: Any = 1e-2
-    relaxation: Any = 1e-8
+    relaxation: Any = 1e-10
 
     def __check_init__(self):
         need_positive("tolerance", self.tolerance)
@@ -143,7 +147,7 @@ class InteriorPoint(Method):
         mu = jnp.where(warm, jnp.minimum(_WARM, self.barrier), self.barrier).astype(x.dtype)
         pairs = Filter.at(zero)
         return InteriorPointState(
-            guess, barrier, iterate, iterate, mu, zero, zero + 1, jnp.ones((layout.rows,), x.dtype), pairs,
+            guess, barrier, iterate, iterate, mu, zero, jnp.int32(0), zero + 1, jnp.ones((layout.rows,), x.dtype), pairs,
             Outer(mu, pairs, zero, x), jnp.int32(_START), jnp.int32(Result.running.code),
             zero + jnp.inf, zero + jnp.inf, zero + jnp.inf, Counters.zero(),
         )  # fmt: skip
@@ -183,8 +187,8 @@ class InteriorPoint(Method):
 
         # The functions at the current point, in the scale that their first gradients fix.
         at = derivatives(program, state.iterate, _weights(state, elastic))
-        sound = jnp.all(jnp.isfinite(at.jacobian)) & jnp.all(jnp.isfinite(at.hessian)) & jnp.all(jnp.isfinite(at.values))
-        largest = jnp.max(jnp.abs(at.jacobian), axis=1)
+        sound = jnp.all(jnp.isfinite(at.rows)) & jnp.all(jnp.isfinite(at.hessian)) & jnp.all(jnp.isfinite(at.values))
+        largest = jnp.max(jnp.abs(at.rows), axis=1)
         scale = jnp.minimum(1.0, _LARGEST_GRADIENT / jnp.where(largest > _LARGEST_GRADIENT, largest, 1))
         objective_scale = jnp.where(starts, jnp.where(scale[0] > 1e-8, scale[0], 1e-8), state.objective_scale)
         constraint_scale = jnp.where(starts, jnp.maximum(scale[1:], 1e-8), state.constraint_scale)
@@ -208,19 +212,22 @@ class InteriorPoint(Method):
         endless = proven & (
             jnp.any(jnp.abs(v[: layout.size]) > _INFINITE) | (at.raw_objective < -_INFINITE)
         )
-        locally_best = proven & elastic & (errors.of(0) <= self.tolerance)
+        locally_best = proven & elastic & (errors.of(jnp.zeros_like(mu)) <= self.tolerance)
         code = jnp.where(locally_best & (violation > self.tolerance), Result.infeasible.code, Result.running.code)
         code = jnp.where(endless, Result.diverged.code, code)
         code = jnp.where(converged, Result.converged.code, code)
         running = code == Result.running.code
 
         # The barrier parameter falls where its problem is solved well enough (eq. 7).
-        least = jnp.clip(0.01 * self.tolerance * jnp.where(elastic, 1, objective_scale), 1e-13, 1e-6)
+        least = jnp.where(elastic, 0.01 * self.tolerance, jnp.minimum(_LEAST_BARRIER, 0.01 * self.tolerance))
         lowered = lambda mu: jnp.maximum(least, jnp.minimum(_KAPPA_MU * mu, mu**_THETA_MU))
         good = lambda mu: (errors.of(mu) <= _KAPPA_EPSILON * mu) & (mu > least) & proven & ~enters
         smaller = jax.lax.while_loop(good, lowered, mu)
         pairs = pairs.emptied(smaller < mu)
         mu = smaller
+        lingering = jnp.where(running & proven & (mu <= least), state.lingering + 1, 0)
+        code = jnp.where(lingering > _PATIENCE, Result.stopped.code, code)
+        running = running & (lingering <= _PATIENCE)
 
         # The step.
         before = state.barrier.when(jnp.array(False))
@@ -281,7 +288,7 @@ class InteriorPoint(Method):
             values=found.trials, gradients=1, jacobians=2, linear_solves=factorisations + 1
         )
         new = InteriorPointState(
-            state.like, state.barrier, next_iterate, iterate, jnp.where(restored, state.outer.mu, mu), last_delta, objective_scale,
+            state.like, state.barrier, next_iterate, iterate, jnp.where(restored, state.outer.mu, mu), last_delta, lingering, objective_scale,
             constraint_scale, pairs, outer, phase, code.astype(jnp.int32), at.raw_objective, residual, violation, counters,
         )  # fmt: skip
         return new, update

@@ -4,7 +4,6 @@ right-hand side, where a phase starts, and what its point is worth.
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,7 +12,7 @@ from .barrier import Barrier, Iterate, Layout
 from .flat_program import FlatProgram
 from .kkt_system import KKTSystem
 
-__all__ = ["Derivatives", "ElasticPart", "Newton", "Errors", "central", "derivatives", "functions", "placed", "solved"]
+__all__ = ["Derivatives", "ElasticPart", "Errors", "Newton", "central", "derivatives", "functions", "placed", "solved"]
 
 RHO = 1000.0  # price of a unit of violation in the elastic problem
 _DELTA_C = 1e-8  # regularisation of the constraints, times mu^(1/4)
@@ -24,8 +23,8 @@ _NEVER_ACTIVE = -1e20  # stands for an inequality of minus infinity
 class Derivatives(NamedTuple):
     """f and c, the rows of their gradients, and the Hessian of their weighted sum."""
 
-    values: Float[Array, " 1+m"]
-    rows: Float[Array, "1+m n"]
+    values: Float[Array, " functions"]
+    rows: Float[Array, "functions n"]
     hessian: Float[Array, "n n"]
     raw_objective: Array
 
@@ -51,7 +50,7 @@ class Derivatives(NamedTuple):
         return Derivatives(self.values * scale, self.rows * scale[:, None], self.hessian, self.raw_objective)
 
 
-def functions(program: FlatProgram, x: Array) -> Float[Array, " 1+m"]:
+def functions(program: FlatProgram, x: Array) -> Float[Array, " functions"]:
     """f, h and g."""
     c = program.constraints(x)
     inequality = jnp.arange(len(c)) >= program.equality_count
@@ -59,7 +58,7 @@ def functions(program: FlatProgram, x: Array) -> Float[Array, " 1+m"]:
     return jnp.concatenate([program.value(x)[None], c])
 
 
-def derivatives(program: FlatProgram, at: Iterate, weights: Float[Array, " 1+m"]) -> Derivatives:
+def derivatives(program: FlatProgram, at: Iterate, weights: Float[Array, " functions"]) -> Derivatives:
     """All of them in one forward pass over a reverse one: one place where the user's functions are compiled.
 
     The tangents of the gradient of the weighted sum, which are the Hessian, have those of the functions as by-products.
