@@ -9,6 +9,10 @@ keeps what it trains in a set. Sums of squares: `LevenbergMarquardt`. Smooth plu
 `ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`, or `Broyden` without derivatives. An equilibrium (a
 game, a saddle point, a variational inequality) is a `MonotoneInclusion`: `Extragradient`, or `VRHalpern` and `InexactHalpern`
 if it is a sum of many components. A linear system: `LinearSolve`. `Optimistix` and `Scipy` bring in what those libraries have.
+Which one? A smooth objective: `LBFGS`; with few unknowns and high accuracy, `Newton`. Trained on batches: `Adam`, or any
+transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
+`ProjectedGradient` on a set. General constraints: `InteriorPoint`. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
+`Scipy` bring in what those libraries have.
 """
 
 from . import projections as projections
@@ -32,6 +36,7 @@ from .halpern import Halpern
 from .hock_schittkowski import hock_schittkowski
 from .inclusions import MonotoneInclusion, operator_residual
 from .inexact_halpern import InexactHalpern
+from .interior_point import InteriorPoint
 from .lbfgs import LBFGS
 from .lbfgsb import LBFGSB
 from .levenberg_marquardt import LevenbergMarquardt
@@ -116,6 +121,7 @@ __all__ = [
     "Kernel",
     "L1Kernel",
     "L2SquaredKernel",
+    "InteriorPoint",
     "LevenbergMarquardt",
     "LineSearch",
     "LinearSolve",
