@@ -13,8 +13,10 @@ import pytest
 import optimand as om
 from optimand.core.checks import CHECKS, standard_case
 from optimand.smooth import (
+    ADMM,
     FIRE,
     LBFGS,
+    SQP,
     Adam,
     Anderson,
     BlockCoordinateDescent,
@@ -29,6 +31,8 @@ from optimand.smooth import (
     Optimistix,
     ProjectedGradient,
     ProximalGradient,
+    QuadraticInteriorPoint,
+    QuadraticProgram,
     Scipy,
     projections,
 )
@@ -54,6 +58,15 @@ def constrained_to(project, guess):
 SIMPLEX = lambda x, step_size: projections.simplex(x)
 BOX = lambda x, step_size: jnp.clip(x, -0.1, 0.6)
 
+
+def quadratic(theta):
+    """One equality, one active and one inactive inequality, and bounds of which one is active for the standard theta."""
+    curvature = jnp.array([[2.0, 0.5, 0.0], [0.5, 2.0, 0.5], [0.0, 0.5, 2.0]], theta.dtype)
+    return QuadraticProgram(
+        curvature, -theta, jnp.ones((1, 3)), jnp.array([0.2]), jnp.eye(3)[:2], jnp.array([0.1, 5.0]), bounds=(-1.0, 0.3)
+    )
+
+
 SINGLE = {
     "optax": lambda: (Optax(optax.sgd(0.2)), {"steps": 150}),
     "adam": lambda: (Adam(0.1, clip=1.0), {"steps": 150}),
@@ -77,6 +90,12 @@ DOUBLE = {
     "optimistix, minimiser": lambda: (Optimistix(optx.BFGS(1e-8, 1e-8)), {"kind": om.Minimize}),
     "optimistix, root finder": lambda: (Optimistix(optx.Newton(1e-8, 1e-8)), {"kind": om.Root}),
     "scipy": lambda: (Scipy("BFGS"), {}),
+    "admm": lambda: (ADMM(), {"problem": quadratic, "poisoned": None, "kind": om.Constrained}),
+    "quadratic interior point": lambda: (
+        QuadraticInteriorPoint(), {"problem": quadratic, "poisoned": None, "kind": om.Constrained}
+    ),
+    "sqp": lambda: (SQP(), {}),
+    "sqp, bfgs": lambda: (SQP("bfgs"), {}),
     "scipy, constrained": lambda: (Scipy("SLSQP", tolerance=1e-10), {"kind": om.Constrained}),
 }
 

@@ -9,6 +9,7 @@ transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth pl
 from . import projections as projections
 from . import proximal as proximal
 from .adam import Adam
+from .admm import ADMM
 from .anderson import Anderson
 from .block_coordinate_descent import BlockCoordinateDescent
 from .fire import FIRE
@@ -24,11 +25,16 @@ from .optax import Optax
 from .optimistix import Optimistix
 from .projected_gradient import ProjectedGradient
 from .proximal_gradient import ProximalGradient
+from .quadratic_interior_point import QuadraticInteriorPoint
+from .quadratic_program import QuadraticProgram
 from .scipy import Scipy
+from .sqp import SQP
 
 __all__ = [
+    "ADMM",
     "FIRE",
     "LBFGS",
+    "SQP",
     "Adam",
     "Anderson",
     "BlockCoordinateDescent",
@@ -43,6 +49,8 @@ __all__ = [
     "Optimistix",
     "ProjectedGradient",
     "ProximalGradient",
+    "QuadraticInteriorPoint",
+    "QuadraticProgram",
     "Scipy",
     "projections",
     "proximal",
