@@ -252,7 +252,7 @@ def advance(program: InteriorProgram, z: Interior) -> Interior:
     shifted = lambda: jnp.linalg.cholesky(matrix + 10 * n * jnp.finfo(dtype).eps * largest * identity)
     factor = jax.lax.cond(sound, lambda: factor, shifted)
 
-    def direction(c_s, c_t, c_v, c_w) -> Interior:
+    def direction(c_s, c_t, c_v, c_w, refine: bool) -> Interior:
         """The Newton step for residuals r and products c, as an `Interior` of differences."""
         k = r.inequality - jnp.where(there, c_s / jnp.where(there, z.mu, 1), 0)
         e = r.equality
@@ -266,12 +266,12 @@ def advance(program: InteriorProgram, z: Interior) -> Interior:
             return dx, (program.A @ dx + e) / softness, weight * (program.rows(dx) + k)
 
         dx, dnu, dmu = solved(r.dual, k, e)
-        # One refinement of the whole system: what the eliminated rows lose to rounding comes back.
-        dual = r.dual + program.P @ dx + delta * dx + dnu @ program.A + program.pulled(dmu)
-        more = solved(
-            dual, jnp.where(there, k + program.rows(dx) - spread * dmu, 0), e + program.A @ dx - softness * dnu
-        )
-        dx, dnu, dmu = dx + more[0], dnu + more[1], dmu + more[2]
+        if refine:  # the whole system once: what the eliminated rows lose to rounding comes back
+            dual = r.dual + program.P @ dx + delta * dx + dnu @ program.A + program.pulled(dmu)
+            more = solved(
+                dual, jnp.where(there, k + program.rows(dx) - spread * dmu, 0), e + program.A @ dx - softness * dnu
+            )
+            dx, dnu, dmu = dx + more[0], dnu + more[1], dmu + more[2]
         ds = jnp.where(there, (-c_s - z.s * dmu) / jnp.where(there, z.mu, 1), 0)
         if not soft:
             still, still_m = jnp.zeros_like(ds), jnp.zeros_like(dnu)
@@ -305,7 +305,7 @@ def advance(program: InteriorProgram, z: Interior) -> Interior:
             bound = jnp.minimum(bound, jnp.min(ratio, initial=jnp.inf))
         return bound
 
-    affine = direction(z.mu * z.s, z.pi * z.t, z.pi_v * z.v, z.pi_w * z.w)
+    affine = direction(z.mu * z.s, z.pi * z.t, z.pi_v * z.v, z.pi_w * z.w, refine=False)
     predicted = moved(affine, jnp.minimum(1.0, longest(affine)))
     after = [(predicted.mu, predicted.s, there)]
     if soft:
@@ -315,7 +315,7 @@ def advance(program: InteriorProgram, z: Interior) -> Interior:
     target = centring * tau
     corrected = direction(
         z.mu * z.s + affine.mu * affine.s - target, z.pi * z.t + affine.pi * affine.t - target,
-        z.pi_v * z.v + affine.pi_v * affine.v - target, z.pi_w * z.w + affine.pi_w * affine.w - target,
+        z.pi_v * z.v + affine.pi_v * affine.v - target, z.pi_w * z.w + affine.pi_w * affine.w - target, refine=True,
     )  # fmt: skip
     return moved(corrected, jnp.minimum(1.0, _FRACTION * longest(corrected)))
 

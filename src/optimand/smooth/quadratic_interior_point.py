@@ -18,11 +18,11 @@ from ..core.budget import Counters
 from ..core.constrained import PrimalDual
 from ..core.method import Method
 from ..core.solution import Result
-from .admm import RowProgram, is_convex, refuse_concave
 from .arguments import need_count, need_not_negative, need_positive
 from .equilibration import Scaling
 from .interior_iteration import Interior, InteriorProgram, advance, begin, error_of, restored
 from .quadratic_program import QuadraticProgram
+from .row_program import RowProgram, is_convex, refuse_concave
 
 __all__ = ["QuadraticInteriorPoint"]
 

@@ -155,7 +155,7 @@ class SQP(Method):
         nu, mu = nu + bent[:m], jnp.maximum(mu + bent[m:], 0)
 
         predicted = gradient @ d - penalty * (violation - left)
-        found = self._search(view, x, d, f, c, jacobian, jnp.concatenate([nu, mu]), penalty, violation, predicted)
+        found = self._search(view, state.value, x, d, f, c, jacobian, jnp.concatenate([nu, mu]), penalty, violation, predicted)
         x_new, f_new, violation_new, trials, accepted = found
         accepted = accepted & ~finished
         pick = lambda new, old: jnp.where(accepted, new, old)
@@ -270,10 +270,10 @@ class SQP(Method):
         unused = jnp.zeros((0,), view.dtype)
         return Interior(x, nu, mu, *(unused,) * 7), penalty, left, spent
 
-    def _search(self, view, x, d, f, c, jacobian, multipliers, penalty, violation, predicted):
+    def _search(self, view, like, x, d, f, c, jacobian, multipliers, penalty, violation, predicted):
         """The point, f, the violation, the evaluations, and whether the merit function has fallen enough."""
         m = view.equality_count
-        still = FlatProgram(constant(view.problem), constant(view.pack(x, *view.unpack(view._like)[1:])))
+        still = FlatProgram(constant(view.problem), constant(like))
         origin, heading, f, c, jacobian, multipliers, penalty, violation, predicted = jax.lax.stop_gradient(
             (x, d, f, c, jacobian, multipliers, penalty, violation, predicted)
         )
