@@ -13,6 +13,7 @@ import pytest
 import optimand as om
 from optimand.core.checks import CHECKS, Case, standard_case
 from optimand.smooth import (
+    ADMM,
     FIRE,
     GDA,
     GMRESL1SQP,
@@ -20,6 +21,7 @@ from optimand.smooth import (
     LBFGSB,
     SLS,
     SSO,
+    SQP,
     Adam,
     AdaptiveGMRESL1SQP,
     AdaSketchNewton,
@@ -52,6 +54,8 @@ from optimand.smooth import (
     PopovReflected,
     ProjectedGradient,
     ProximalGradient,
+    QuadraticInteriorPoint,
+    QuadraticProgram,
     Scipy,
     SketchProject,
     StrongWolfe,
@@ -144,6 +148,15 @@ def with_equalities(key=None):
 SIMPLEX = lambda x, step_size: projections.simplex(x)
 BOX = lambda x, step_size: jnp.clip(x, -0.1, 0.6)
 
+
+def quadratic(theta):
+    """One equality, one active and one inactive inequality, and bounds of which one is active for the standard theta."""
+    curvature = jnp.array([[2.0, 0.5, 0.0], [0.5, 2.0, 0.5], [0.0, 0.5, 2.0]], theta.dtype)
+    return QuadraticProgram(
+        curvature, -theta, jnp.ones((1, 3)), jnp.array([0.2]), jnp.eye(3)[:2], jnp.array([0.1, 5.0]), bounds=(-1.0, 0.3)
+    )
+
+
 SINGLE = {
     "optax": lambda: (Optax(optax.sgd(0.2)), {"steps": 150}),
     "adam": lambda: (Adam(0.1, clip=1.0), {"steps": 150}),
@@ -194,6 +207,12 @@ DOUBLE = {
     "armijo gd": lambda: (ArmijoGD(), {}),
     "polyak sgd": lambda: (PolyakSGD(), above_zero([0.3, 0.2, 0.1])),
     "sso": lambda: (SSO(ConstantTargetStep(0.9), inner_steps=4), at_targets([0.3, 0.2, 0.1])),
+    "admm": lambda: (ADMM(), {"problem": quadratic, "poisoned": None, "kind": om.Constrained}),
+    "quadratic interior point": lambda: (
+        QuadraticInteriorPoint(), {"problem": quadratic, "poisoned": None, "kind": om.Constrained}
+    ),
+    "sqp": lambda: (SQP(), {}),
+    "sqp, bfgs": lambda: (SQP("bfgs"), {}),
     "scipy, constrained": lambda: (Scipy("SLSQP", tolerance=1e-10), {"kind": om.Constrained}),
 }
 

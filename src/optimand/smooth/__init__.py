@@ -19,6 +19,7 @@ from . import projections as projections
 from . import proximal as proximal
 from .adam import Adam
 from .adasketch import AdaSketchNewton
+from .admm import ADMM
 from .anderson import Anderson
 from .augmented_lagrangian import AugmentedLagrangian
 from .block_coordinate_descent import BlockCoordinateDescent
@@ -66,6 +67,8 @@ from .polyak_sgd import PolyakSGD
 from .popov_reflected import PopovReflected
 from .projected_gradient import ProjectedGradient
 from .proximal_gradient import ProximalGradient
+from .quadratic_interior_point import QuadraticInteriorPoint
+from .quadratic_program import QuadraticProgram
 from .scipy import Scipy
 from .sketch_project import SketchProject
 from .sls import SLS
@@ -84,8 +87,10 @@ from .target_surrogate import SSO, ArmijoGD
 from .trust_region import TrustRegion
 from .vr_forward_reflected_backward import VRForwardReflectedBackward
 from .vr_halpern import VRHalpern
+from .sqp import SQP
 
 __all__ = [
+    "ADMM",
     "FIRE",
     "GDA",
     "GMRESL1SQP",
@@ -95,6 +100,7 @@ __all__ = [
     "SSO",
     "AdaGradTargetStep",
     "AdaSketchNewton",
+    "SQP",
     "Adam",
     "AdaptiveGMRESL1SQP",
     "Anderson",
@@ -140,6 +146,8 @@ __all__ = [
     "ProjectedGradient",
     "ProximalGradient",
     "Query",
+    "QuadraticInteriorPoint",
+    "QuadraticProgram",
     "Scipy",
     "SketchProject",
     "SmoothL1Kernel",
