@@ -6,9 +6,13 @@ transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth pl
 `Scipy` bring in what those libraries have.
 """
 
+from . import isotonic as isotonic
+from . import objectives as objectives
+from . import perturbed as perturbed
 from . import projections as projections
 from . import proximal as proximal
 from .adam import Adam
+from .advice import Advice, advise
 from .anderson import Anderson
 from .block_coordinate_descent import BlockCoordinateDescent
 from .fire import FIRE
@@ -30,6 +34,7 @@ __all__ = [
     "FIRE",
     "LBFGS",
     "Adam",
+    "Advice",
     "Anderson",
     "BlockCoordinateDescent",
     "FixedPointIteration",
@@ -44,6 +49,10 @@ __all__ = [
     "ProjectedGradient",
     "ProximalGradient",
     "Scipy",
+    "advise",
+    "isotonic",
+    "objectives",
+    "perturbed",
     "projections",
     "proximal",
 ]
