@@ -65,7 +65,7 @@ def test_derivatives_are_those_of_finite_differences(name):
     @jax.jit
     def derivatives(y, w):
         moved = lambda h: function(y + h * direction[0], w + h * direction[1])
-        out, forward = jax.jvp(function, (y, w), direction)
+        _, forward = jax.jvp(function, (y, w), direction)
         cotangent = jnp.cos(2.0 + jnp.arange(8.0))
         pulled = jax.vjp(function, y, w)[1](cotangent)
         gap = forward @ cotangent - sum(a @ b for a, b in zip(pulled, direction, strict=True))

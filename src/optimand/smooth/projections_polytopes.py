@@ -122,7 +122,7 @@ def _interior_point(x, a, b, g, h, iterations):
         through = jax.scipy.linalg.cho_solve(factor, a.T)
         schur = a @ through
         schur = schur + 10 * eps * (jnp.trace(schur) / max(p, 1)) * jnp.eye(p, dtype=x.dtype)  # redundant equalities
-        schur_factor = jax.scipy.linalg.cho_factor(schur) if p else None
+        schur_factor: Any = jax.scipy.linalg.cho_factor(schur) if p else None
 
         def direction(target):
             """With s mu moved towards `target`."""
