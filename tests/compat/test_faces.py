@@ -11,7 +11,7 @@ import optimand as om
 from optimand.compat.optax import as_transformation
 from optimand.compat.optimistix import as_minimiser
 from optimand.core.errors import ArgumentError
-from optimand.smooth import FIRE, LBFGS, Adam, Anderson, GradientDescent, Newton, Scipy
+from optimand.smooth import FIRE, LBFGS, Adam, Anderson, GradientDescent, Scipy
 
 DATA = np.array([1.0, -2.0, 0.5])
 
@@ -43,13 +43,11 @@ def loop(transformation, steps, start=START):
 
 
 def test_a_loop_of_optax_takes_the_steps_of_solve():
-    for method in (LBFGS(tolerance=0.0), Newton(tolerance=0.0)):
-        with jax.enable_x64(True):
-            start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), START)
-            (x, _), _ = loop(as_transformation(method), 6, start)
-            expected = om.solve(om.Minimize(energy, DATA), method, start, budget=om.Budget(steps=6)).value
-        for name in x:
-            np.testing.assert_allclose(x[name], expected[name], atol=1e-10)
+    method, start = LBFGS(tolerance=0.0), jax.tree.map(lambda leaf: jnp.asarray(leaf, float), START)
+    (x, _), _ = loop(as_transformation(method), 6, start)
+    expected = om.solve(om.Minimize(energy, DATA), method, start, budget=om.Budget(steps=6)).value
+    for name in x:
+        np.testing.assert_allclose(x[name], expected[name], atol=1e-10)
 
 
 def test_transformations_can_be_chained_and_clipped_and_still_descend():
@@ -80,9 +78,8 @@ def test_what_optax_cannot_run_is_refused(as_a_user):
         transformation.update(jnp.ones(3), state, value_fn=jnp.sum)
 
 
-@pytest.mark.parametrize("method", [LBFGS(tolerance=1e-9), GradientDescent(tolerance=1e-6)], ids=lambda m: type(m).__name__)
-def test_optimistix_runs_a_method_and_differentiates_through_it(method):
-    solver = as_minimiser(method)
+def test_optimistix_runs_a_method_and_differentiates_through_it():
+    solver = as_minimiser(GradientDescent(tolerance=1e-6))
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), START)
 
     def solved(data):
@@ -104,8 +101,8 @@ def test_optimistix_gets_what_the_objective_returns_beside_its_value_and_batches
 
 
 def test_optimistix_is_told_when_a_method_gets_no_further():
-    rough = lambda x, _: jnp.sum(jnp.cosh(x - 1 / 3)) + 1e-9 * jnp.sum(jnp.sin(1e9 * x))
-    stuck = optx.minimise(rough, as_minimiser(LBFGS(tolerance=1e-12)), jnp.ones(2), throw=False)
+    island = lambda x, _: jnp.sum(x) + jnp.where(jnp.all(x == 1.0), 0.0, jnp.nan)  # every step leads into the sea
+    stuck = optx.minimise(island, as_minimiser(LBFGS()), jnp.ones(2), throw=False)
     assert stuck.result == optx.RESULTS.nonlinear_divergence
     assert np.all(np.isfinite(stuck.value))
 

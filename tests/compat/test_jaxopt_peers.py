@@ -41,7 +41,7 @@ FUNCTIONS = {
     "hypercube": (lambda y: projections.box(y, 0.0, 0.7), lambda y: jaxopt.projection.projection_hypercube(y, 0.7), Y, 1e-12),
     "simplex": (lambda y: projections.simplex(y, 1.3), lambda y: jaxopt.projection.projection_simplex(y, 1.3), Y, 1e-12),
     "sparse_simplex": (
-        lambda y: projections.sparse_simplex(y, 2, 1.3), lambda y: jaxopt.projection.projection_sparse_simplex(y, 2, 1.3), Y, 1e-12,
+        lambda y: projections.sparse_simplex(y, 2), lambda y: jaxopt.projection.projection_sparse_simplex(y, 2), Y, 1e-12,
     ),
     "l1_ball": (lambda y: projections.l1_ball(y, 1.3), lambda y: jaxopt.projection.projection_l1_ball(y, 1.3), Y, 1e-12),
     "l1_sphere": (lambda y: projections.l1_sphere(y, 1.3), lambda y: jaxopt.projection.projection_l1_sphere(y, 1.3), Y, 1e-12),
@@ -107,14 +107,23 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
+# jaxopt's derivatives of these are zero: the one of the simplex projection inside is stopped, for the sake of its
+# dual, and so is that of the plan. Ours are held to finite differences with the other projections.
+VALUES_ONLY = ("transport", "birkhoff")
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_values_and_derivatives_are_those_of_jaxopt(name):
     ours, theirs, y, tolerance = FUNCTIONS[name]
-    direction = jnp.cos(jnp.arange(float(y.size))).reshape(y.shape)
-    both = lambda function: jax.jvp(function, (jnp.asarray(y),), (direction,))
+
+    def value_and_gradient(function):
+        value, pullback = jax.vjp(function, jnp.asarray(y))
+        return value, *pullback(jnp.cos(jnp.arange(float(y.size))).reshape(y.shape))
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for mine, other in zip(both(jax.jit(ours)), both(theirs), strict=True):
+        pairs = list(zip(jax.jit(lambda: value_and_gradient(ours))(), value_and_gradient(theirs), strict=True))
+        for mine, other in pairs[:1] if name in VALUES_ONLY else pairs:
             np.testing.assert_allclose(mine, other, atol=max(tolerance, 1e-7))
 
 

@@ -87,7 +87,7 @@ def test_trees_have_bounds_as_trees_and_results_like_them():
     np.testing.assert_allclose(result.x["b"], [1.5, 1.5], atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["BFGS", "CG", "Newton-CG", "trust-exact", "L-BFGS-B", "TNC", "Nelder-Mead", "LBFGS"])
+@pytest.mark.parametrize("method", ["CG", "L-BFGS-B", "TNC", "Nelder-Mead", "LBFGS"])
 def test_names_of_methods_are_understood(method):
     result = om.minimize(rosenbrock, START, method=method, tol=1e-6)
     assert result.success

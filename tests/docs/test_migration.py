@@ -75,11 +75,13 @@ def test_a_name_maps_to_one_that_exists_or_says_why_not(name):
 def _exists(dotted: str) -> bool:
     """A name of om.smooth, of om, or of another package."""
     first, *rest = dotted.split(".")
+    if first in ("equinox", "jax", "lineax", "optax", "optimistix"):
+        return _walk(importlib.import_module(first), rest)
     if first == "om":
         return _walk(om, rest)
     if hasattr(om.smooth, first):
         return _walk(om.smooth, dotted.split("."))
-    return hasattr(om, first) or _walk(importlib.import_module(first), rest)
+    return hasattr(om, first)
 
 
 def _walk(found, parts) -> bool:

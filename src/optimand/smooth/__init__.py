@@ -3,7 +3,10 @@
 Which one? A smooth objective: `LBFGS`; with few unknowns and high accuracy, `Newton`. Trained on batches: `Adam`, or any
 transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
 `ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
-`Scipy` bring in what those libraries have.
+`Scipy` bring in what those libraries have. `advise` answers for a given problem.
+
+Modules of functions: `projections` and `proximal`, `isotonic` (regression, soft sorting), `perturbed` (smoothed discrete
+optimisers), `objectives` (of linear models).
 """
 
 from . import isotonic as isotonic

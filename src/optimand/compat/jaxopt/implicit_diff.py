@@ -8,6 +8,7 @@ from jaxtyping import PyTree
 
 from ...core import adjoint
 from ...core.optimality import fixed_point
+from ...core.tracing import as_arrays
 
 __all__ = ["custom_fixed_point", "custom_root", "root_jvp", "root_vjp"]
 
@@ -35,13 +36,13 @@ def custom_fixed_point(
 def root_vjp(optimality_fun: Callable, sol: PyTree, args: tuple, cotangent: PyTree, solve: Any = None) -> Any:
     """`optimand.root_vjp`."""
     _pass_over(solve=solve)
-    return adjoint.root_vjp(optimality_fun, sol, args, cotangent)
+    return adjoint.root_vjp(optimality_fun, *as_arrays((sol, args, cotangent)))
 
 
 def root_jvp(optimality_fun: Callable, sol: PyTree, args: tuple, tangents: tuple, solve: Any = None) -> PyTree:
     """`optimand.root_jvp`."""
     _pass_over(solve=solve)
-    return adjoint.root_jvp(optimality_fun, sol, args, tangents)
+    return adjoint.root_jvp(optimality_fun, *as_arrays((sol, args, tangents)))
 
 
 def _pass_over(**settings: Any) -> None:
