@@ -8,18 +8,22 @@ equalities and inequalities `InteriorPoint`, or `SQP` and `AugmentedLagrangian`.
 keeps what it trains in a set. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
 `ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`, or `Broyden` without derivatives. An equilibrium (a
 game, a saddle point, a variational inequality) is a `MonotoneInclusion`: `Extragradient`, or `VRHalpern` and `InexactHalpern`
-if it is a sum of many components. A linear system: `LinearSolve`. `Optimistix` and `Scipy` bring in what those libraries have.
-Which one? A smooth objective: `LBFGS`; with few unknowns and high accuracy, `Newton`. Trained on batches: `Adam`, or any
-transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
-`ProjectedGradient` on a set. General constraints: `InteriorPoint`. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
-`Scipy` bring in what those libraries have.
+if it is a sum of many components. A linear system: `LinearSolve`. `Optimistix` and `Scipy` bring in what those libraries have. `advise`
+answers for a given problem.
+
+Modules of functions: `projections` and `proximal`, `isotonic` (regression, soft sorting), `perturbed` (smoothed discrete
+optimisers), `objectives` (of linear models).
 """
 
+from . import isotonic as isotonic
+from . import objectives as objectives
+from . import perturbed as perturbed
 from . import projections as projections
 from . import proximal as proximal
 from .adam import Adam
 from .adasketch import AdaSketchNewton
 from .admm import ADMM
+from .advice import Advice, advise
 from .anderson import Anderson
 from .augmented_lagrangian import AugmentedLagrangian
 from .block_coordinate_descent import BlockCoordinateDescent
@@ -72,6 +76,7 @@ from .quadratic_program import QuadraticProgram
 from .scipy import Scipy
 from .sketch_project import SketchProject
 from .sls import SLS
+from .sqp import SQP
 from .strong_wolfe import StrongWolfe
 from .target_problem import Query, Surrogate, TargetProblem
 from .target_steps import (
@@ -87,7 +92,6 @@ from .target_surrogate import SSO, ArmijoGD
 from .trust_region import TrustRegion
 from .vr_forward_reflected_backward import VRForwardReflectedBackward
 from .vr_halpern import VRHalpern
-from .sqp import SQP
 
 __all__ = [
     "ADMM",
@@ -97,12 +101,13 @@ __all__ = [
     "LBFGS",
     "LBFGSB",
     "SLS",
+    "SQP",
     "SSO",
     "AdaGradTargetStep",
     "AdaSketchNewton",
-    "SQP",
     "Adam",
     "AdaptiveGMRESL1SQP",
+    "Advice",
     "Anderson",
     "ArmijoGD",
     "ArmijoTargetStep",
@@ -124,10 +129,10 @@ __all__ = [
     "Halpern",
     "HuberKernel",
     "InexactHalpern",
+    "InteriorPoint",
     "Kernel",
     "L1Kernel",
     "L2SquaredKernel",
-    "InteriorPoint",
     "LevenbergMarquardt",
     "LineSearch",
     "LinearSolve",
@@ -145,9 +150,9 @@ __all__ = [
     "PopovReflected",
     "ProjectedGradient",
     "ProximalGradient",
-    "Query",
     "QuadraticInteriorPoint",
     "QuadraticProgram",
+    "Query",
     "Scipy",
     "SketchProject",
     "SmoothL1Kernel",
@@ -161,13 +166,17 @@ __all__ = [
     "TrustRegion",
     "VRForwardReflectedBackward",
     "VRHalpern",
+    "advise",
     "hock_schittkowski",
+    "isotonic",
     "kkt_score",
     "lion_k",
     "lion_k_flow",
     "lyapunov",
     "matrix_game",
+    "objectives",
     "operator_residual",
+    "perturbed",
     "projections",
     "proximal",
 ]
