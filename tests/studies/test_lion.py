@@ -20,7 +20,7 @@ def found(tmp_path_factory):
 def test_a_short_run_measures_what_its_claims_are_made_of(found):
     settings, findings = found
     claims = lion.claims([dict(findings.metrics)], settings)
-    assert len(claims) == 11
+    assert len(claims) == 10
     assert all(np.isfinite(claim.measured) for claim in claims)
     assert len(findings.tables) == 3 and len(findings.figures) == 5
 
@@ -32,7 +32,7 @@ def test_its_end_points_are_those_of_scipy_and_it_enters_at_the_rate_of_the_deca
         assert metrics[f"A {kernel}: violation, falling"] < 1e-9
         assert metrics[f"A {kernel}: entry"] < 1e-2
     assert metrics["A l1: gap, constant"] > 10 * metrics["A l1: gap, falling"]
-    assert abs(metrics["A quadratic: entry, last of it"] - 1) < 0.05
+    assert metrics["A quadratic: slowest entry"] < 1 + 1e-7
 
 
 def test_its_lyapunov_function_never_rises_and_its_network_learns(found):
@@ -42,7 +42,7 @@ def test_its_lyapunov_function_never_rises_and_its_network_learns(found):
     assert metrics["B Lion: of these, begun outside"] >= 1 and metrics["B Lion: least share inside"] == 1
 
 
-@pytest.mark.parametrize("name", lion.KERNELS)
+@pytest.mark.parametrize("name", ["lp4", "topk", "threshold"])
 def test_the_reference_satisfies_the_optimality_of_every_kernel(name):
     """No step of Lion-K from there finds anything better, and its own end is no worse."""
     from optimand.studies.lion import quadratic

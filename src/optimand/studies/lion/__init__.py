@@ -97,6 +97,7 @@ QUICK = {
     "examples": 400,
     "hidden": 16,
     "epochs": 10,
+    "batch": 16,
     "flows": 2,
     "flow_dimension": 3,
     "flow_time": 10.0,
@@ -125,7 +126,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
     return Findings(metrics, tables, drawn)
 
 
-STALLED = 1e-10  # a relative gap that a constant learning rate has not closed
+STALLED = 1e-10  # a constant learning rate has stalled if it leaves more than this, and ten times what the falling one leaves
 
 
 def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
@@ -142,20 +143,18 @@ def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
                           note="steps held at the side of the boundary, every kernel"),
         ]  # fmt: skip
         if "l1" in settings.kernels:
-            tail = every("A quadratic: entry, last of it")
-            found.append(
-                Claim.at_most("A: the same for the quadratic from outside", np.max(np.abs(tail - 1)), 0.05,
-                              note="violation from 1e-2 to 1e-8, L1")
-            )  # fmt: skip
             excess = every("A quadratic: slowest entry").max()
-            found.append(Claim.at_most("A: largest (violation after / before a step) / (1 - eps lambda)", excess, 1 + 1e-9))
+            found.append(Claim.at_most("A: largest violation after / before a step, over (1 - eps lambda)", excess, 1 + 1e-7,
+                                       note="the quadratic, from 5 / lambda in every coordinate"))  # fmt: skip
         ratios = [
             small / large
             for kernel in settings.kernels
-            for small, large in zip(every(f"A {kernel}: gap, small"), every(f"A {kernel}: gap, constant"), strict=True)
-            if not large < STALLED
+            for small, large, falling in zip(
+                *(every(f"A {kernel}: gap, {rate}") for rate in ("small", "constant", "falling")), strict=True
+            )
+            if not large <= max(STALLED, 10 * falling)
         ]
-        note = f"worst of the kernels whose gap at {settings.rate:g} stays above {STALLED:g}"
+        note = f"worst of the {len(ratios)} cases (kernels, seeds) that stall at {settings.rate:g}"
         ratio = max(ratios) if ratios else np.nan
         found.append(Claim.at_most(f"A: gap at constant {settings.small_rate:g} / at {settings.rate:g}", ratio, 0.2, "O(eps)", note))
     if "C" in settings.parts:
