@@ -59,7 +59,7 @@ def run(settings: Settings, key, out: Run) -> Findings:
         curves = {}
         rivals = [
             (Rival("GD", sgd), rows(settings.factorisation_rates, [0.0])),
-            (Rival("Adam", adam), rows(settings.factorisation_rates)),
+            (Rival("Adam", adam), rows(settings.factorisation_rates, [0.0])),
             (Rival("SLS", sls), rows(settings.longest)),
             *((sso_rival(settings, m, settings.calls), rows([settings.factorisation_eta], [0.0])) for m in settings.factorisation_inner_steps),
         ]  # fmt: skip

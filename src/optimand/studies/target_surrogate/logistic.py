@@ -58,7 +58,7 @@ def run(settings: Settings, key, out: Run) -> Findings:
     tables, drawn = [], {}
     for name in settings.datasets:
         inputs, labels = data(name)
-        theoretical = 4 * len(inputs) / np.linalg.norm(inputs, 2) ** 2  # 1 / L of the loss in the weights
+        theoretical = float(4 * len(inputs) / np.linalg.norm(inputs, 2) ** 2)  # 1 / L of the loss in the weights
         note = NOTE.format(
             epochs=settings.epochs, rates=", ".join(f"{rate:.3g}" for rate in settings.rates),
             longest=", ".join(f"{step:g}" for step in settings.longest), eta=settings.eta,
@@ -111,7 +111,7 @@ def compare(problem: TargetProblem, theoretical: float, size: int, settings: Set
         "SGD": entry("SGD, best", descent, range(many)),
         "SGD decreasing": entry("SGD, 1/sqrt(t), best", descent, range(many, 2 * many)),
         "SLS": entry("SLS, best", of(Rival("SLS", sls), rows(settings.longest))),
-        "Adam": entry("Adam, best", of(Rival("Adam", adam), rows(settings.rates))),
+        "Adam": entry("Adam, best", of(Rival("Adam", adam), rows(settings.rates, [0.0]))),
         "AdaGrad": entry("AdaGrad, best", of(Rival("AdaGrad", adagrad), rows(settings.rates))),
     }
     powers = [0.0, 0.5] if settings.rule == "constant" else [0.0]
