@@ -107,9 +107,9 @@ def run(settings: Settings, key, out: Run) -> Findings:
     powers = [0.0, 0.5]
     rivals = [
         (Rival("OGD", sgd), rows(settings.imitation_rates, powers)),
-        (Rival("Adam", adam), rows(settings.imitation_rates, powers)),
-        (Rival("AdaGrad", adagrad), rows(settings.imitation_rates)),
-        (Rival("SLS", sls), rows(settings.longest)),
+        *([(Rival("Adam", adam), rows(settings.imitation_rates, powers))] if "Adam" in settings.rivals else []),
+        *([(Rival("AdaGrad", adagrad), rows(settings.imitation_rates))] if "AdaGrad" in settings.rivals else []),
+        *([(Rival("SLS", sls), rows(settings.longest))] if "SLS" in settings.rivals else []),
         *(
             (sso_rival(settings, m, settings.rounds), rows([settings.imitation_eta], [0.0]))
             for m in settings.imitation_inner_steps
