@@ -16,8 +16,8 @@ from .measuring import Rival, Sweep, adagrad, adam, loss_on_all, rows, sgd, sls,
 
 NOTE = """\
 Loss on all data after {epochs} epochs. "Best" is the best of a grid, chosen by that loss for this seed: learning rates {rates},
-and 1/L; longest steps {longest} for SLS. L is the largest eigenvalue of X'X / 4n, the least that is an L for these data; the authors'
-programs take a larger one, and so a shorter step, and 1/4L is shown too. SSO is not tuned: its step size in target space is {eta:g}. Passes
+and 1/L; longest steps {longest} for SLS. L is the largest eigenvalue of X'X / 4n, the least that is an L for these data; a step of
+1/4L, which leaves out that the logistic loss has curvature 1/4, is shown too. SSO is not tuned: its step size in target space is {eta:g}. Passes
 are those of the model over one batch, forward and backward counted apart."""
 
 
