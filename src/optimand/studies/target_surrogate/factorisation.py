@@ -59,8 +59,8 @@ def run(settings: Settings, key, out: Run) -> Findings:
         curves = {}
         rivals = [
             (Rival("GD", sgd), rows(settings.factorisation_rates, [0.0])),
-            (Rival("Adam", adam), rows(settings.factorisation_rates)),
-            (Rival("SLS", sls), rows(settings.longest)),
+            *([(Rival("Adam", adam), rows(settings.factorisation_rates, [0.0]))] if "Adam" in settings.rivals else []),
+            *([(Rival("SLS", sls), rows(settings.longest))] if "SLS" in settings.rivals else []),
             *((sso_rival(settings, m, settings.calls), rows([settings.factorisation_eta], [0.0])) for m in settings.factorisation_inner_steps),
         ]  # fmt: skip
         for rival, grid in rivals:

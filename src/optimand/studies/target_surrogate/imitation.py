@@ -28,8 +28,8 @@ NOTE = """\
 Squared difference to the expert's force (in units of {force:g} N) on states that the policy visits, from {episodes} fresh rollouts of
 {horizon} steps; the mean over the last {last} rounds. A round costs {horizon} calls of the expert. "Calls" is after how many the loss is first
 at most twice the least of all methods ({target:.3g}). "Upright" is the share of steps that do not end an episode. Tuned methods are shown with
-the member of their grid that needs the fewest calls, and of these the one with the lowest loss: learning rates {rates}; longest
-steps {longest} for SLS. SSO is not tuned: its step size in target space is 1/L = {eta:g}."""
+the member of their grid that needs the fewest calls, and of these the one with the lowest loss: learning rates {rates}, for OGD and
+Adam constant or divided by the root of the round (power 0 or 0.5); longest steps {longest} for SLS. SSO is not tuned: its step size in target space is 1/L = {eta:g}."""
 
 
 class Policy(eqx.Module):
@@ -107,9 +107,9 @@ def run(settings: Settings, key, out: Run) -> Findings:
     powers = [0.0, 0.5]
     rivals = [
         (Rival("OGD", sgd), rows(settings.imitation_rates, powers)),
-        (Rival("Adam", adam), rows(settings.imitation_rates)),
-        (Rival("AdaGrad", adagrad), rows(settings.imitation_rates)),
-        (Rival("SLS", sls), rows(settings.longest)),
+        *([(Rival("Adam", adam), rows(settings.imitation_rates, powers))] if "Adam" in settings.rivals else []),
+        *([(Rival("AdaGrad", adagrad), rows(settings.imitation_rates))] if "AdaGrad" in settings.rivals else []),
+        *([(Rival("SLS", sls), rows(settings.longest))] if "SLS" in settings.rivals else []),
         *(
             (sso_rival(settings, m, settings.rounds), rows([settings.imitation_eta], [0.0]))
             for m in settings.imitation_inner_steps

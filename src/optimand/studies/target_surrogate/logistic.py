@@ -16,8 +16,9 @@ from .measuring import Rival, Sweep, adagrad, adam, loss_on_all, rows, sgd, sls,
 
 NOTE = """\
 Loss on all data after {epochs} epochs. "Best" is the best of a grid, chosen by that loss for this seed: learning rates {rates},
-and 1/L; longest steps {longest} for SLS. SSO is not tuned: its step size in target space is {eta:g}. Passes are those of the model over
-one batch, forward and backward counted apart."""
+and 1/L; longest steps {longest} for SLS. L is the largest eigenvalue of X'X / 4n, the least that is an L for these data; a step of
+1/4L, which leaves out that the logistic loss has curvature 1/4, is shown too. SSO is not tuned: its step size in target space is {eta:g}. Passes
+are those of the model over one batch, forward and backward counted apart."""
 
 
 class Entry(NamedTuple):
@@ -58,7 +59,7 @@ def run(settings: Settings, key, out: Run) -> Findings:
     tables, drawn = [], {}
     for name in settings.datasets:
         inputs, labels = data(name)
-        theoretical = 4 * len(inputs) / np.linalg.norm(inputs, 2) ** 2  # 1 / L of the loss in the weights
+        theoretical = float(4 * len(inputs) / np.linalg.norm(inputs, 2) ** 2)  # 1 / L of the loss in the weights
         note = NOTE.format(
             epochs=settings.epochs, rates=", ".join(f"{rate:.3g}" for rate in settings.rates),
             longest=", ".join(f"{step:g}" for step in settings.longest), eta=settings.eta,
@@ -78,7 +79,7 @@ def run(settings: Settings, key, out: Run) -> Findings:
             }
             lines += [[label, entry.name, entry.choice, entry.loss, entry.passes] for entry in found.values()]
             last = f"SSO {settings.inner_steps[-1]}"
-            shown = {short: found[short] for short in ("SGD 1/L", "SGD", "SLS", "Adam", "AdaGrad", last)}
+            shown = {short: found[short] for short in ("SGD 1/L", "SGD", *settings.rivals, last)}
             drawn[f"A. {label}"] = figures.curves(
                 {entry.name: (np.arange(len(entry.curve)), entry.curve) for entry in shown.values()},
                 xlabel="epochs", ylabel="loss on all data", title=label,
@@ -103,17 +104,23 @@ def compare(problem: TargetProblem, theoretical: float, size: int, settings: Set
             found.calls_per_step(calls),
         )  # fmt: skip
 
-    rates = [theoretical, *settings.rates]
+    rates = [theoretical, theoretical / 4, *settings.rates]
     descent = of(Rival("SGD", sgd), rows([0.0, 0.5], rates)[:, ::-1])
     many = len(rates)
+    decades = [at for at, rate in enumerate(rates) if at > 1 and np.isclose(np.log10(rate) % 1, [0, 1], atol=1e-6).any()]
     results = {
         "SGD 1/L": entry("SGD, 1/L", descent, [0]),
+        "SGD 1/4L": entry("SGD, 1/4L", descent, [1]),
+        **({"SGD decades": entry("SGD, best of powers of ten", descent, decades)} if decades else {}),
         "SGD": entry("SGD, best", descent, range(many)),
         "SGD decreasing": entry("SGD, 1/sqrt(t), best", descent, range(many, 2 * many)),
-        "SLS": entry("SLS, best", of(Rival("SLS", sls), rows(settings.longest))),
-        "Adam": entry("Adam, best", of(Rival("Adam", adam), rows(settings.rates))),
-        "AdaGrad": entry("AdaGrad, best", of(Rival("AdaGrad", adagrad), rows(settings.rates))),
     }
+    grids = {
+        "SLS": (sls, rows(settings.longest)), "Adam": (adam, rows(settings.rates, [0.0])), "AdaGrad": (adagrad, rows(settings.rates)),
+    }  # fmt: skip
+    for name in settings.rivals:
+        make, grid = grids[name]
+        results[name] = entry(f"{name}, best", of(Rival(name, make), grid))
     powers = [0.0, 0.5] if settings.rule == "constant" else [0.0]
     for inner_steps in settings.inner_steps:
         found = of(sso_rival(settings, inner_steps, calls), rows([settings.eta], powers))

@@ -36,25 +36,25 @@ class Rival:
         return self.make(row, **dict(self.fixed))
 
 
-def sgd(row, **fixed) -> Method:
-    """Learning rate and the power of the step number that divides it."""
-    del fixed
-    return Optax(optax.sgd(lambda count: row[0] / (count + 1.0) ** row[1]), tolerance=0.0)
+def schedule(row):
+    """A learning rate, divided by a power of the step number."""
+    return lambda count: row[0] / (count + 1.0) ** row[1]
 
 
-def adam(row, **fixed) -> Method:
-    del fixed
-    return Adam(row[0], tolerance=0.0)
+def sgd(row) -> Method:
+    return Optax(tx=optax.sgd(schedule(row)), tolerance=0.0)
 
 
-def adagrad(row, **fixed) -> Method:
-    del fixed
-    return Optax(optax.adagrad(row[0]), tolerance=0.0)
+def adam(row) -> Method:
+    return Adam(learning_rate=schedule(row), tolerance=0.0)
 
 
-def sls(row, **fixed) -> Method:
+def adagrad(row) -> Method:
+    return Optax(tx=optax.adagrad(row[0]), tolerance=0.0)
+
+
+def sls(row) -> Method:
     """The longest step size."""
-    del fixed
     return SLS(max_step=row[0], max_trials=50, tolerance=0.0)
 
 
