@@ -1,7 +1,7 @@
 """Smooth optimisation: first-order, quasi-Newton and Newton methods, fixed points, and the solvers of other libraries.
 
-Which one? A smooth objective: `LBFGS`; with few unknowns, `TrustRegion`; with bounds, `LBFGSB` or `TrustRegion`. Trained on batches: `Adam`, or any
-transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
+Which one? A smooth objective: `LBFGS`; with few unknowns, `TrustRegion`; with bounds, `LBFGSB` or `TrustRegion`.
+Trained on batches: `Adam`, or any transformation through `Optax`. Sums of squares: `LevenbergMarquardt`. Smooth plus simple: `ProximalGradient`, or
 `ProjectedGradient` on a set. A fixed point: `Anderson`. A root: `Newton`. A linear system: `LinearSolve`. `Optimistix` and
 `Scipy` bring in what those libraries have.
 """
