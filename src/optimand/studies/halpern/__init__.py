@@ -59,8 +59,8 @@ class Settings:
     gaussian_n: int = _setting(4000, "B: examples with Gaussian features", least=2)
     gaussian_d: int = _setting(100, "B: their features", least=1)
     logistic_level: float = _setting(1e-2, "B: norm of the gradient to reach", least=0)
-    logistic_epochs: float = _setting(600.0, "B, D: budget of a run", least=1)
-    truth_scale: float = _setting(1.0, "B, D: deviation of the weights that make the labels", least=0)
+    logistic_epochs: float = _setting(800.0, "B, D: budget of a run", least=1)
+    margins: float = _setting(8.0, "B, D: deviation of x'w for the weights w that make the labels", least=0)
 
     constraints: int = _setting(200, "C: quadratic constraints", least=1)
     quadratic_d: int = _setting(30, "C: unknowns", least=1)

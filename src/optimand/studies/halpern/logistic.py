@@ -24,13 +24,30 @@ def gradient(w, features, labels):
     return (jax.nn.sigmoid(features @ w) - labels) @ features / labels.size
 
 
-def draw(key: Any, n: int, d: int, law: str, truth: Any) -> tuple[np.ndarray, np.ndarray]:
+def weights(key: Any, d: int, law: str, margins: float) -> Any:
+    """Normal weights scaled so that x'w has the deviation `margins`, and mean zero: both labels are equally likely.
+
+    Features that are not negative have a mean that would else decide most labels, and the seed how hard the problem is.
+    """
+    spread = scales(d, law)
+    truth = jax.random.normal(key, (d,))
+    deviation = 1.0
+    if law == "non-negative":
+        truth = truth - spread * (spread @ truth) / (spread @ spread)
+        deviation = 12**-0.5  # of a uniform number
+    return truth * margins / (deviation * jnp.linalg.norm(spread * truth))
+
+
+def scales(d: int, law: str) -> Any:
+    """What the features are multiplied by."""
+    return jnp.ones(d) if law == "gaussian" else jnp.logspace(0, -1.5, d)
+
+
+def draw(key: Any, n: int, law: str, truth: Any) -> tuple[np.ndarray, np.ndarray]:
     """Features, not negative with a spread of scales or Gaussian; labels by a logistic model with the weights `truth`."""
     first, second = jax.random.split(key)
-    if law == "gaussian":
-        features = jax.random.normal(first, (n, d))
-    else:
-        features = jax.random.uniform(first, (n, d)) * jnp.logspace(0, -1.5, d)
+    sample = jax.random.normal if law == "gaussian" else jax.random.uniform
+    features = sample(first, (n, truth.size)) * scales(truth.size, law)
     labels = jax.random.uniform(second, (n,)) < jax.nn.sigmoid(features @ truth)
     return np.asarray(features), np.asarray(labels, float)
 
@@ -81,8 +98,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
     }
     for number, (label, (n, d, law)) in enumerate(cases.items()):
         data_key, truth_key, sample = jax.random.split(jax.random.fold_in(key, number), 3)
-        truth = settings.truth_scale * jax.random.normal(truth_key, (d,))
-        data = draw(data_key, n, d, law, truth)
+        data = draw(data_key, n, law, weights(truth_key, d, law, settings.margins))
         found = _compare(settings, data, sample, settings.logistic_epochs, settings.logistic_level, NAMES)
         for name, (best, runs) in found.items():
             worst = max(worst, _misreported(data, runs))
@@ -104,10 +120,10 @@ def scaling(settings: Settings, key: Any, out: Run) -> Findings:
     metrics: dict[str, float] = {}
     rows = []
     truth_key, sample = jax.random.split(key)
-    truth = settings.truth_scale * jax.random.normal(truth_key, (settings.logistic_d,))
+    truth = weights(truth_key, settings.logistic_d, "non-negative", settings.margins)
     names = ("Halpern", "VRHalpern")
     for n in settings.scaling_n:
-        data = draw(jax.random.fold_in(key, n), n, settings.logistic_d, "non-negative", truth)
+        data = draw(jax.random.fold_in(key, n), n, "non-negative", truth)
         found = _compare(settings, data, sample, settings.logistic_epochs, settings.scaling_level, names)
         reached = {name: best.reach(settings.scaling_level) for name, (best, _) in found.items()}
         metrics |= {f"D n = {n}: {name} epochs": epochs for name, epochs in reached.items()}
