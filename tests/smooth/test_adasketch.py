@@ -7,10 +7,10 @@ import pytest
 
 import optimand as om
 from optimand.smooth import (
+    GMRESL1SQP,
     AdaptiveGMRESL1SQP,
     AdaSketchNewton,
     ExactAugmentedLagrangian,
-    GMRESL1SQP,
     Scipy,
     hock_schittkowski,
 )
@@ -57,7 +57,7 @@ def test_without_a_sketch_a_step_is_a_damped_newton_step():
 
 
 def test_a_quadratic_program_takes_one_exact_step():
-    test, solution = run("HS28", AdaSketchNewton("exact", tolerance=1e-10))
+    _, solution = run("HS28", AdaSketchNewton("exact", tolerance=1e-10))
     assert int(solution.steps) == 1 and solution.result == om.Result.converged
     np.testing.assert_allclose(solution.value.primal, [0.5, -0.5, 0.5], atol=1e-10)
 
@@ -109,7 +109,7 @@ def test_nan_beyond_the_domain_shortens_the_step():
 
 def test_without_the_matrix_the_answer_is_the_same():
     method = AdaSketchNewton("gaussian_block", block=3, matrix_free=True, equilibrate=True, tolerance=1e-6)
-    test, solution = run("HS28", method)
+    _, solution = run("HS28", method)
     assert solution.result == om.Result.converged
     np.testing.assert_allclose(solution.value.primal, [0.5, -0.5, 0.5], atol=1e-5)
     assert int(solution.counters.hessian_products) > 0 == int(solution.counters.jacobians)

@@ -10,7 +10,7 @@ import numpy as np
 
 from optimand import Budget, solve
 from optimand.core.method import Method
-from optimand.smooth import AdaptiveGMRESL1SQP, AdaSketchNewton, AugmentedLagrangian, GMRESL1SQP
+from optimand.smooth import GMRESL1SQP, AdaptiveGMRESL1SQP, AdaSketchNewton, AugmentedLagrangian
 
 from . import Settings, split
 
