@@ -8,7 +8,7 @@ from optimand.core.method import Method
 from optimand.smooth import AdaSketchNewton
 from optimand.studies.base import Findings, Run, Table
 
-from . import Settings
+from . import Settings, split
 from .measuring import HEADINGS, compiled, figures_of, repeated, rivals, row, theta
 
 
@@ -35,10 +35,11 @@ def run(settings: Settings, key: jax.Array, out: Run) -> Findings:
     tables, metrics = [], {}
     large: dict[str, Method] = {
         name: AdaSketchNewton(
-            sketch, tolerance=settings.tolerance, relative=settings.relative, theta=theta(settings), block=settings.block,
+            name, tolerance=settings.tolerance, relative=settings.relative, theta=theta(settings), block=settings.block,
             shift=settings.shift, most_sketches=settings.large_sketches, matrix_free=True, equilibrate=True,
         )
-        for name, sketch in (("gaussian_block", "gaussian_block"), ("exact", "exact"))
+        for name in ("gaussian_block", "exact")
+        if name in split(settings.sketches)
     }  # fmt: skip
     small = rivals(settings, settings.most_sketches_large)
     for points, methods, text in ((settings.grid, small, ""), (settings.large_grid, large, ", without a matrix")):

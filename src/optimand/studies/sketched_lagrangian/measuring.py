@@ -25,18 +25,20 @@ def rivals(settings: Settings, most_sketches: int) -> dict[str, Method]:
         "violation": settings.violation, "stationarity": settings.stationarity, "delta": settings.delta,
         "growth": settings.growth, "shift": settings.shift, "decrease": settings.decrease, "most_sketches": most_sketches,
     }  # fmt: skip
-    found: dict[str, Method] = {name: AdaSketchNewton(name, **options) for name in split(settings.sketches)}
-    found.setdefault("exact", AdaSketchNewton("exact", **options))
-    found["strict"] = AdaSketchNewton("gaussian_vector", accuracy="adaptive", **options)
     sqp: dict[str, Any] = {"tolerance": settings.tolerance, "shift": settings.shift}
-    found["gmres"] = GMRESL1SQP(restart=settings.gmres_restart, **sqp)
-    found["adaptive"] = AdaptiveGMRESL1SQP(restart=settings.gmres_restart, growth=settings.growth, **sqp)
-    found["gmres, full"] = GMRESL1SQP(**sqp)
-    found["adaptive, full"] = AdaptiveGMRESL1SQP(growth=settings.growth, **sqp)
-    found["augmented Lagrangian"] = AugmentedLagrangian(
-        tolerance=settings.tolerance, penalty=1.0, inner_solver="gmres", scale=False
-    )
-    return found
+    adaptive, restart = {**sqp, "growth": settings.growth}, {"restart": settings.gmres_restart}
+    beside: dict[str, Method] = {
+        "strict": AdaSketchNewton("gaussian_vector", accuracy="adaptive", **options),
+        "gmres": GMRESL1SQP(**restart, **sqp),
+        "adaptive": AdaptiveGMRESL1SQP(**restart, **adaptive),
+        "gmres-full": GMRESL1SQP(**sqp),
+        "adaptive-full": AdaptiveGMRESL1SQP(**adaptive),
+        "augmented-lagrangian": AugmentedLagrangian(
+            tolerance=settings.tolerance, penalty=1.0, inner_solver="gmres", scale=False
+        ),
+    }
+    sketched: dict[str, Method] = {name: AdaSketchNewton(name, **options) for name in split(settings.sketches)}
+    return sketched | {name: beside[name] for name in split(settings.rivals)}
 
 
 def theta(settings: Settings) -> Any:
