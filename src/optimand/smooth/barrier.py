@@ -52,6 +52,11 @@ class Layout(eqx.Module):
         _, s, p, n = self.split(v)
         return constraints + self.of_inequalities(s) - p + n
 
+    def violation(self, constraints: Array, v: Array) -> Array:
+        """|c(v)|, zero where a large slack leaves nothing of it but rounding."""
+        residual = jnp.abs(self.residual(constraints, v))
+        return jnp.where(residual <= 10 * jnp.finfo(v.dtype).eps * jnp.abs(constraints), 0, residual)
+
     def transposed(self, jacobian: Array, multipliers: Array) -> Array:
         """A'y."""
         y = multipliers

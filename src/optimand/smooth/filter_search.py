@@ -92,7 +92,7 @@ def search(
 ) -> Found:  # fmt: skip
     """Shorten or correct the step until it is acceptable.
 
-    **Arguments:** `evaluate(step)` returns objective and constraints of the user, and residual and barrier function there;
+    **Arguments:** `evaluate(step)` returns objective and constraints of the user, c(v), violation and barrier function there;
     `solve(residual)` the primal and dual step for another residual; `longest(step)` how long it may be. `like`: an objective
     and constraints, for their shapes. If not `wanted`, nothing is tried.
     """
@@ -110,8 +110,7 @@ def search(
     def trial(carry: _Carry) -> _Carry:
         last = carry.found
         moved = carry.tried * last.step
-        objective, constraints, residual, phi_there = evaluate(moved)
-        theta_there = jnp.sum(jnp.abs(residual))
+        objective, constraints, residual, theta_there, phi_there = evaluate(moved)
         length = jnp.where(carry.correcting, first, carry.tried)  # of the step that is corrected
         switch = promised(length)
         armijo = phi_there - phi <= _ETA * length * slope + rounding

@@ -67,7 +67,7 @@ class Outer(eqx.Module):
 
 class InteriorPointState(eqx.Module):
     """`previous` is the iterate before; `delta` the last regularisation that was needed; `lingering` counts steps with the
-    least barrier; `like` shows the structure."""
+    least barrier, and searches that `failed` at feasible points; `like` shows the structure."""
 
     like: PrimalDual
     barrier: Barrier
@@ -76,6 +76,7 @@ class InteriorPointState(eqx.Module):
     mu: Array
     delta: Array
     lingering: Array
+    failed: Array
     objective_scale: Array
     constraint_scale: Float[Array, " m"]
     pairs: Filter
@@ -147,7 +148,7 @@ class InteriorPoint(Method):
         mu = jnp.where(warm, jnp.minimum(_WARM, self.barrier), self.barrier).astype(x.dtype)
         pairs = Filter.at(zero)
         return InteriorPointState(
-            guess, barrier, iterate, iterate, mu, zero, jnp.int32(0), zero + 1, jnp.ones((layout.rows,), x.dtype), pairs,
+            guess, barrier, iterate, iterate, mu, zero, jnp.int32(0), jnp.array(False), zero + 1, jnp.ones((layout.rows,), x.dtype), pairs,
             Outer(mu, pairs, zero, x), jnp.int32(_START), jnp.int32(Result.running.code),
             zero + jnp.inf, zero + jnp.inf, zero + jnp.inf, Counters.zero(),
         )  # fmt: skip
@@ -155,7 +156,7 @@ class InteriorPoint(Method):
     def step(self, problem: Constrained, state: InteriorPointState, *, key: Array | None) -> InteriorPointState:
         new, update = self._advance(*constant((problem, state)))
         # The step is found with everything held constant; its derivative is that of the Newton step it is.
-        iterate = evaluated(_updated, (problem, state.iterate, state.like, update, new.iterate), new.iterate)
+        iterate = evaluated(_updated, (problem, state.iterate, state.like, update), new.iterate)
         return eqx.tree_at(lambda s: s.iterate, new, iterate)
 
     def done(self, problem: Constrained, state: InteriorPointState):
@@ -200,7 +201,7 @@ class InteriorPoint(Method):
         elastic_part = ElasticPart(elastic, state.outer.anchor)
         v = iterate.variables
         c = layout.residual(at.constraints, v)
-        theta = jnp.sum(jnp.abs(c))
+        theta = jnp.sum(layout.violation(at.constraints, v))
         new_filter = Filter.at(theta)
         pairs = select(starts | enters, new_filter, state.pairs)
 
@@ -225,7 +226,7 @@ class InteriorPoint(Method):
         smaller = jax.lax.while_loop(good, lowered, mu)
         pairs = pairs.emptied(smaller < mu)
         mu = smaller
-        lingering = jnp.where(running & proven & (mu <= least), state.lingering + 1, 0)
+        lingering = jnp.where(running & proven & (mu <= least), state.lingering + 1, jnp.where(state.failed, state.lingering, 0))
         code = jnp.where(lingering > _PATIENCE, Result.stopped.code, code)
         running = running & (lingering <= _PATIENCE)
 
@@ -247,7 +248,8 @@ class InteriorPoint(Method):
             objective, constraints = objective_scale * values[0], constraint_scale * values[1:]
             value = elastic_part.value(layout, objective, there, mu) + barrier.value(there, mu)
             value = jnp.where(jnp.isfinite(objective), value, jnp.nan)
-            return objective, constraints, layout.residual(constraints, there), value
+            theta = jnp.sum(layout.violation(constraints, there))
+            return objective, constraints, layout.residual(constraints, there), theta, value
 
         found = search(
             evaluate, lambda c: factors.solve(newton.right_hand_side, -c), lambda step: barrier.longest(v, step, fraction),
@@ -263,8 +265,13 @@ class InteriorPoint(Method):
 
         # Where to go on.
         fails = running & proven & ~found.accepted
-        leaves = fails & ~elastic & (theta > 0) & (layout.rows > 0)  # for the elastic problem
-        code = jnp.where(fails & ~leaves, Result.stopped.code, code)
+        hopeless = fails & ~elastic & (violation <= 0.1 * self.tolerance)  # the elastic problem has nothing to offer
+        leaves = fails & ~elastic & ~hopeless
+        pairs = pairs.emptied(hopeless)
+        lingering = jnp.where(hopeless, lingering + _PATIENCE // 3, lingering)
+        nearly_best = (errors.of(jnp.zeros_like(mu)) <= jnp.sqrt(self.tolerance)) & (violation > self.tolerance)
+        ending = jnp.where(nearly_best, Result.infeasible.code, Result.stopped.code)
+        code = jnp.where(fails & elastic, ending, code)
         theta_main, phi_main = _main_merit(layout, before, found, walked.variables, state.outer.mu)
         restored = elastic & found.accepted & (theta_main <= _RESTORED * state.outer.theta)
         restored &= state.outer.pairs.accepts(theta_main, phi_main)
@@ -288,7 +295,8 @@ class InteriorPoint(Method):
             values=found.trials, gradients=1, jacobians=2, linear_solves=factorisations + 1
         )
         new = InteriorPointState(
-            state.like, state.barrier, next_iterate, iterate, jnp.where(restored, state.outer.mu, mu), last_delta, lingering, objective_scale,
+            state.like, state.barrier, next_iterate, iterate, jnp.where(restored, state.outer.mu, mu), last_delta, lingering,
+            hopeless, objective_scale,
             constraint_scale, pairs, outer, phase, code.astype(jnp.int32), at.raw_objective, residual, violation, counters,
         )  # fmt: skip
         return new, update
@@ -308,8 +316,8 @@ class Update(NamedTuple):
     correction: Any = None
 
 
-def _updated(problem: Constrained, at: Iterate, like: PrimalDual, update: Update, known: Iterate) -> Iterate:
-    """The Newton step of the main problem that `update` tells of; `known` where it was of another kind."""
+def _updated(problem: Constrained, at: Iterate, like: PrimalDual, update: Update) -> Iterate:
+    """The Newton step of the main problem that `update` tells of; where it was of another kind, as if there were none."""
     program = FlatProgram(problem, like)
     layout, no, barrier = _layout(program), jnp.array(False), update.barrier
     weights = jnp.concatenate([update.objective_scale[None], update.constraint_scale * at.multipliers])
@@ -318,7 +326,7 @@ def _updated(problem: Constrained, at: Iterate, like: PrimalDual, update: Update
     newton = Newton.at(layout, barrier, part, there, at, update.mu, no)
     step, dual_step = newton.system.factorised(update.delta).solve(newton.right_hand_side, newton.constraint_side)
     walked = newton.walked(step + update.correction, dual_step, update.length, update.dual_length)
-    return _choose(known, (update.moves, walked))
+    return _choose(at, (update.moves, walked))
 
 
 def _first_multipliers(state: InteriorPointState, iterate: Iterate, found: Array) -> Array:

@@ -48,7 +48,8 @@ class KKTSystem(eqx.Module):
         free, _, elastic, _ = self.layout.split(self.moves)
         both = free[:, None] & free[None, :]
         corner = jnp.where(both, self.curvature, 0) + jnp.diag(jnp.where(free, x, 1))
-        miss = jnp.where(elastic, 1 / p + 1 / n, 0)
+        # Not only are these infinite where there is no elastic part: their derivatives would be NaN.
+        miss = jnp.where(elastic, 1 / jnp.where(elastic, p, 1) + 1 / jnp.where(elastic, n, 1), 0)
         return corner, self.layout.of_inequalities(1 / s) + miss + self.compliance
 
     def right_inertia(self, delta: Array) -> Array:
@@ -91,6 +92,7 @@ class Factors(eqx.Module):
         r = jnp.where(self.moves, r, 0)
         r_x, r_s, r_p, r_n = layout.split(r)
         _, _, elastic, _ = layout.split(self.moves)
+        p, n = jnp.where(elastic, p, 1), jnp.where(elastic, n, 1)
         missed = jnp.where(elastic, r_p / p - r_n / n, 0)
         target = jnp.concatenate([r_x, q - layout.of_inequalities(r_s / s) + missed])
 
