@@ -177,8 +177,8 @@ FAMILIES = {
         lambda: jnp.zeros(UNKNOWNS),
         1,
         {
-            "ADMM": smooth.ADMM(tolerance=1e-8),
-            "QuadraticInteriorPoint": smooth.QuadraticInteriorPoint(tolerance=1e-8),
+            "ADMM": smooth.ADMM(tolerance=1e-10),
+            "QuadraticInteriorPoint": smooth.QuadraticInteriorPoint(tolerance=1e-10),
         },
         {
             "OSQP, 1e-6": lambda data: functools.partial(by_osqp, for_osqp(data), 1e-6),
@@ -191,7 +191,7 @@ FAMILIES = {
         nonlinear,
         lambda: jnp.full(SIZE, 0.5 / SIZE),
         2,
-        {"SQP": smooth.SQP(tolerance=1e-8)},
+        {"SQP": smooth.SQP(tolerance=1e-9)},
         {"SciPy SLSQP": lambda data: functools.partial(nonlinear_by_slsqp, rows_of(data))},
     ),
 }
@@ -268,7 +268,7 @@ def gradients(family: Family, solve: Callable, batch: Callable, data) -> tuple[i
         return jax.grad(outer)(data[family.moved])
 
     along = jnp.sum(jax.jit(jax.vmap(gradient))(weights, *data) * direction, axis=1)
-    h = 1e-5
+    h = 3e-5  # far above what the tolerances leave
     here, ahead, behind = (batch(*moved_by(step)).value for step in (0.0, h, -h))
     numeric = jnp.sum(weights * (ahead.primal - behind.primal), axis=1) / (2 * h)
     error = np.asarray(jnp.abs(along - numeric) / (1 + jnp.abs(numeric)))

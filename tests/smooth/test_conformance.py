@@ -212,7 +212,6 @@ DOUBLE = {
         QuadraticInteriorPoint(), {"problem": quadratic, "poisoned": None, "kind": om.Constrained}
     ),
     "sqp": lambda: (SQP(), {}),
-    "sqp, bfgs": lambda: (SQP("bfgs"), {}),
     "scipy, constrained": lambda: (Scipy("SLSQP", tolerance=1e-10), {"kind": om.Constrained}),
 }
 

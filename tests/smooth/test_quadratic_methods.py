@@ -8,7 +8,7 @@ import pytest
 import optimand as om
 from optimand.smooth import ADMM, QuadraticInteriorPoint, QuadraticProgram
 
-METHODS = {"admm": ADMM(tolerance=1e-8), "interior": QuadraticInteriorPoint(tolerance=1e-9)}
+METHODS = {"admm": ADMM(tolerance=1e-10), "interior": QuadraticInteriorPoint(tolerance=1e-9)}
 N, M, K = 6, 2, 5
 
 
@@ -52,7 +52,7 @@ def test_random_programs_are_solved_and_differentiated_in_a_batch(name):
 
     @jax.jit
     def everything(data, direction):
-        h = 1e-6
+        h = 1e-5
 
         def one(data, direction):
             solution = run(METHODS[name], *data)

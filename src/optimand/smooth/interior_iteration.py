@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .equilibration import Scaling, equilibrate
-from .line_search import constant, evaluated
+from .line_search import constant
 
 __all__ = ["Interior", "InteriorProgram", "advance", "begin", "error_of", "minimise", "restored"]
 
@@ -192,7 +192,7 @@ def _residuals(program: InteriorProgram, z: Interior) -> _Residuals:
 
 
 def minimise(program: InteriorProgram, x: Array, *, tolerance: float, most: int) -> tuple[Interior, Array]:
-    """The best iterate from x and how many it took, with the derivative that a last Newton step at it has."""
+    """The best iterate from x and how many it took; none of it is differentiated."""
     still, origin = constant((program, x))
 
     def iterate(carry):
@@ -210,7 +210,7 @@ def minimise(program: InteriorProgram, x: Array, *, tolerance: float, most: int)
     z = begin(still, origin)
     carry = (z, z, error_of(still, z), jnp.int32(0), jnp.array(True))
     _, best, _, count, _ = jax.lax.while_loop(going, iterate, carry)
-    return evaluated(advance, (program, best), best), count
+    return best, count
 
 
 def error_of(program: InteriorProgram, z: Interior) -> Array:

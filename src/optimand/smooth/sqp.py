@@ -31,8 +31,8 @@ from ..core.method import Method
 from ..core.solution import Result
 from .arguments import need_between, need_count, need_not_negative, need_positive
 from .flat_program import FlatProgram
-from .interior_iteration import Interior, InteriorProgram, minimise
-from .line_search import constant
+from .interior_iteration import Interior, InteriorProgram, advance, begin, minimise, restored
+from .line_search import constant, evaluated
 
 __all__ = ["SQP"]
 
@@ -237,38 +237,31 @@ class SQP(Method):
         """The solution of the elastic program, the penalty it needed, the linearised violation left, and the steps spent."""
         tolerance = 1e-9 if view.dtype == jnp.float64 else 1e-5
         model = model.without_fixed()
-        m = view.equality_count
-        enough = jnp.maximum(1e-6 * violation, 0.1 * self.tolerance)
-        linear = jnp.concatenate([model.A, model.G])
-        base = -jnp.concatenate([model.b, model.h])
-
-        def left_by(x):
-            return _violation(view, base + linear @ x)
+        enough = jax.lax.stop_gradient(jnp.maximum(1e-6 * violation, 0.1 * self.tolerance))
+        still, violation, penalty = jax.lax.stop_gradient((model, violation, penalty.astype(view.dtype)))
+        linear, base = jnp.concatenate([still.A, still.G]), -jnp.concatenate([still.b, still.h])
+        _, scaling = still.scaled(_SWEEPS)
 
         def attempt(carry):
-            _, _, before, penalty, tried, spent = carry
+            kept, _, before, penalty, tried, spent = carry
             rho = jnp.where(tried == 0, penalty, 10 * penalty)
-            scaled, scaling = model._replace(elastic=rho).scaled(5)
-            z, count = minimise(scaled, jnp.zeros_like(model.q), tolerance=tolerance, most=self.inner_steps)
-            columns, rows, cost = scaling
-            row = jnp.concatenate([rows[m:], 1 / columns, 1 / columns])
-            left = left_by(z.x * columns)
+            scaled, _ = still._replace(elastic=rho).scaled_by(scaling)
+            z, count = minimise(scaled, jnp.zeros_like(still.q), tolerance=tolerance, most=self.inner_steps)
+            left = _violation(view, base + linear @ (z.x * scaling.columns))
             helped = (tried == 0) | (left < 0.9 * before)
-            z = (z.x * columns, z.nu * rows[:m] / cost, z.mu * row / cost)
-            kept = tuple(jnp.where(helped, new, old) for new, old in zip(z, carry[0], strict=True))
-            return (
-                kept, helped, jnp.where(helped, left, before), jnp.where(helped, rho, penalty), tried + 1, spent + count
-            )
+            pick = lambda new, old: jnp.where(helped, new, old)
+            return jax.tree_util.tree_map(pick, z, kept), helped, pick(left, before), pick(rho, penalty), tried + 1, spent + count
 
         def going(carry):
             _, helped, left, _, tried, _ = carry
             return (tried == 0) | (helped & (left > enough) & (tried < _RAISES))
 
-        nothing = (jnp.zeros_like(model.q), jnp.zeros((m,), view.dtype), jnp.zeros((len(model.sides),), view.dtype))
-        start = (nothing, jnp.array(True), violation, penalty.astype(view.dtype), jnp.int32(0), jnp.int32(0))
-        (x, nu, mu), _, left, penalty, _, spent = jax.lax.while_loop(going, attempt, start)
-        unused = jnp.zeros((0,), view.dtype)
-        return Interior(x, nu, mu, *(unused,) * 7), penalty, left, spent
+        nothing = begin(still._replace(elastic=penalty).scaled_by(scaling)[0], jnp.zeros_like(still.q))
+        start = (nothing, jnp.array(True), violation, penalty, jnp.int32(0), jnp.int32(0))
+        z, _, left, penalty, _, spent = jax.lax.while_loop(going, attempt, start)
+        # The derivative is that of one more Newton step at the solution.
+        known = restored(z, scaling)
+        return evaluated(_newton_step, (model, penalty, z), known), penalty, left, spent
 
     def _search(self, view, like, x, d, f, c, jacobian, multipliers, penalty, violation, predicted):
         """The point, f, the violation, the evaluations, and whether the merit function has fallen enough."""
@@ -331,9 +324,16 @@ class SQP(Method):
         return {"value": state.objective, "violation": state.violation, "residual": state.residual}
 
 
+_SWEEPS = 5  # of the scaling of a subproblem
 _FAILURES = 8  # searches in a row, each with a larger shift
 _RAISES = 5  # subproblems in a step, each with a larger penalty
 _MOST_PENALTY = 1e8  # in units of the largest derivative of the objective
+
+
+def _newton_step(model: InteriorProgram, penalty: Array, z: Interior) -> Interior:
+    """One more iteration of a subproblem from z, which is that of the scaled program."""
+    scaled, scaling = model._replace(elastic=penalty).scaled(_SWEEPS)
+    return restored(advance(scaled, z), scaling)
 
 
 def _derivatives(view: FlatProgram, x: Array) -> tuple[Array, Array, Array, Array]:
