@@ -68,16 +68,16 @@ class Solver(abc.ABC):
             warnings.warn(message, UserWarning, stacklevel=3)
 
     @abc.abstractmethod
-    def problem(self, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, *args: Any, **kwargs: Any) -> Problem:
         """The problem for arguments like those that `run` takes after the parameters."""
 
     @abc.abstractmethod
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         """The method that is run."""
 
     def run(self, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
         """Solve from `init_params`. Differentiable in the arguments, under `jit` and `vmap` too."""
-        problem, method = self.problem(*args, **kwargs), self.method()
+        problem, method = self.as_problem(*args, **kwargs), self.as_method()
         solution = solve(
             problem, method, init_params, budget=Budget(steps=self.maxiter), adjoint=self.adjoint(*args, **kwargs),
             callbacks=[Progress()] if self.verbose else [], throw=False,
@@ -103,27 +103,27 @@ class Solver(abc.ABC):
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> SolverState:
         """The state before the first `update`."""
-        problem = self.problem(*args, **kwargs)
+        problem = self.as_problem(*args, **kwargs)
         guess = problem.start(init_params)
         problem = problem.traced(guess)
-        return self._state(problem, self.method().init(problem, guess, key=None), jnp.int32(0))
+        return self._state(problem, self.as_method().init(problem, guess, key=None), jnp.int32(0))
 
     def update(self, params: PyTree, state: SolverState, *args: Any, **kwargs: Any) -> OptStep:
         """One step. It goes on from where the last one led; `params` are that point."""
-        problem = self.problem(*args, **kwargs)
+        problem = self.as_problem(*args, **kwargs)
         problem = problem.traced(problem.start(params))
-        inner = self.method().step(problem, state.inner, key=None)
-        value = self.method().answer(problem, inner)
+        inner = self.as_method().step(problem, state.inner, key=None)
+        value = self.as_method().answer(problem, inner)
         return OptStep(self.params(value), self._state(problem, inner, state.iter_num + 1))
 
     def _state(self, problem, inner, number) -> SolverState:
-        metrics = self.method().metrics(problem, inner)
+        metrics = self.as_method().metrics(problem, inner)
         error, value = (jnp.asarray(metrics.get(name, jnp.nan)) for name in ("residual", "value"))
         return SolverState(number, error, value, None, inner)
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """Zero at a solution."""
-        return self.problem(*args, **kwargs).optimality(as_arrays(params))
+        return self.as_problem(*args, **kwargs).optimality(as_arrays(params))
 
     def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
         """The norm of `optimality_fun`."""
