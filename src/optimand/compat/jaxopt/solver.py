@@ -18,11 +18,10 @@ from ...core.problem import Minimize, Problem
 from ...core.progress import Progress
 from ...core.solve import solve
 from ...core.tracing import as_arrays
-from ...smooth.advice import first_suitable
 from ...smooth.vectors import norm
 from ..derivatives import with_gradient
 
-__all__ = ["OptStep", "Solver", "SolverState", "absent", "best", "objective"]
+__all__ = ["OptStep", "Solver", "SolverState", "absent", "objective"]
 
 
 class OptStep(NamedTuple):
@@ -155,14 +154,6 @@ def _first(out):
 def objective(fun: Callable, args: tuple, kwargs: dict, *, value_and_grad: bool, has_aux: bool) -> Minimize:
     """The problem of a function as jaxopt's solvers take it."""
     return Minimize(Called(fun, value_and_grad), args, kwargs, has_aux=has_aux and not value_and_grad)
-
-
-def best(*names: str, tolerance: Any, **settings: Any) -> Method:
-    """The first of the named methods that there is, with those of the settings that it has."""
-    double = jnp.zeros(()).dtype == jnp.float64
-    method = first_suitable(names, double, tolerance)
-    known = {name: value for name, value in settings.items() if name in {field.name for field in dataclasses.fields(method)}}
-    return dataclasses.replace(method, **known) if known else method
 
 
 def absent(name: str, hint: str) -> Callable[..., Any]:
