@@ -32,7 +32,7 @@ def squares(x, a, b):
 
 MINIMISERS = {
     "GradientDescent": lambda: face.GradientDescent(squares, tol=1e-8, maxiter=3000),
-    "BFGS": lambda: face.BFGS(squares, tol=1e-8),
+    "BFGS": lambda: face.BFGS(squares, tol=1e-8, linesearch="zoom"),
     "NonlinearCG": lambda: face.NonlinearCG(squares, tol=1e-8, maxiter=500),
     "value_and_grad": lambda: face.LBFGS(jax.value_and_grad(squares), value_and_grad=True, tol=1e-8, history_size=5),
     "OptaxSolver": lambda: face.OptaxSolver(squares, optax.sgd(0.03), tol=1e-8, maxiter=5000),
@@ -198,8 +198,10 @@ def test_decorators_of_implicit_diff_make_a_solver_differentiable():
 
 
 def test_settings_without_a_counterpart_are_warned_of_and_unknown_ones_refused():
-    with pytest.warns(UserWarning, match=r"linesearch.*passed over"):
-        face.LBFGS(squares, linesearch="zoom")
+    with pytest.warns(UserWarning, match=r"condition.*passed over"):
+        face.LBFGS(squares, condition="wolfe")
+    with pytest.raises(ArgumentError, match="linesearch"):
+        face.LBFGS(squares, linesearch="exact").run(jnp.zeros(4), A, B)
     with pytest.raises(TypeError, match="linsearch"):
         face.LBFGS(squares, linsearch="zoom")
     with warnings.catch_warnings():

@@ -196,7 +196,7 @@ def test_advice_follows_the_problem_its_size_and_its_precision(as_a_user):
     bowl = lambda x: jnp.sum(x**2)
     named = lambda problem, guess=None: type(om.advise(problem, guess).method).__name__
     assert named(om.Minimize(bowl), jnp.zeros(100_000)) == "LBFGS"
-    assert named(om.Minimize(bowl), jnp.zeros(3)) in ("TrustRegion", "Newton")
+    assert named(om.Minimize(bowl), jnp.zeros(3)) == "TrustRegion"
     assert named(om.LeastSquares(lambda x: x), jnp.zeros(3)) == "LevenbergMarquardt"
     assert named(om.Root(lambda x: x)) == "Newton" and named(om.FixedPoint(lambda x: x)) == "Anderson"
     assert named(om.Composite(bowl, om.smooth.proximal.lasso)) == "ProximalGradient"

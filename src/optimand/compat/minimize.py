@@ -39,20 +39,20 @@ from .derivatives import with_derivatives
 
 __all__ = ["minimize"]
 
-# What SciPy calls a method: ours, best first; the first that this version has and that suits the precision is taken.
+# What SciPy calls a method: ours, best first; the first that suits the precision is taken.
 METHODS: dict[str, tuple[str, ...]] = {
     "bfgs": ("LBFGS",),
-    "l-bfgs-b": ("LBFGSB", "Scipy:L-BFGS-B"),
-    "cg": ("NonlinearCG", "LBFGS"),
-    "newton-cg": ("TrustRegion", "Newton"),
-    "tnc": ("TrustRegion", "Scipy:TNC"),
-    "dogleg": ("TrustRegion", "Newton"),
-    "trust-exact": ("TrustRegion", "Newton"),
-    "trust-ncg": ("TrustRegion", "Newton"),
-    "trust-krylov": ("TrustRegion", "Newton"),
-    "slsqp": ("SQP", "Scipy:SLSQP"),
-    "trust-constr": ("InteriorPoint", "Scipy:trust-constr"),
-    "ipopt": ("InteriorPoint",),
+    "l-bfgs-b": ("LBFGSB",),
+    "cg": ("NonlinearCG",),
+    "newton-cg": ("TrustRegion",),
+    "tnc": ("TrustRegion",),
+    "dogleg": ("TrustRegion",),
+    "trust-exact": ("TrustRegion",),
+    "trust-ncg": ("TrustRegion",),
+    "trust-krylov": ("TrustRegion",),
+    "slsqp": ("SQP",),
+    "trust-constr": ("InteriorPoint", "AugmentedLagrangian"),
+    "ipopt": ("InteriorPoint", "AugmentedLagrangian"),
     "nelder-mead": ("Scipy:Nelder-Mead",),
     "powell": ("Scipy:Powell",),
     "cobyla": ("Scipy:COBYLA",),
@@ -134,11 +134,10 @@ def minimize(
     | "Newton-CG", "trust-exact", "trust-ncg", "trust-krylov", "dogleg" | `TrustRegion` | bounds |
     | "TNC" | `TrustRegion` | bounds |
     | "SLSQP" | `SQP` | both |
-    | "trust-constr", "ipopt" | `InteriorPoint` | both |
+    | "trust-constr", "ipopt" | `InteriorPoint`; in single precision `AugmentedLagrangian` | both |
     | "Nelder-Mead", "Powell", "COBYLA", "COBYQA" | SciPy's, by `Scipy` | SciPy's |
 
-    Where a version lacks one of these, `advise` and the names fall back: `Newton` for `TrustRegion`, `Scipy` else; the
-    field `method` of the result says what was run. SciPy's own of each is `method=om.smooth.Scipy("L-BFGS-B")`.
+    The field `method` of the result says what was run. SciPy's own of each is `method=om.smooth.Scipy("L-BFGS-B")`.
 
     ```python
     rosenbrock = lambda x: jnp.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)

@@ -11,7 +11,7 @@ the precision of its numbers.
 | `LeastSquares` up to 1000 unknowns, more | `LevenbergMarquardt`, `LBFGS` |
 | `Constrained` with bounds only; up to 1000 unknowns, more | `TrustRegion`, `LBFGSB` |
 | `Constrained` with equalities or inequalities | `InteriorPoint`; in single precision `AugmentedLagrangian` |
-| `QuadraticProgram`, convex | `QuadraticInteriorPoint`; in single precision `ADMM` |
+| `QuadraticProgram`, convex | `QuadraticInteriorPoint` |
 | `Composite` | `ProximalGradient` |
 | `Root`, `FixedPoint`, `Linear` | `Newton`, `Anderson`, `LinearSolve` |
 """
@@ -31,6 +31,8 @@ from ..core.method import Method
 from ..core.problem import Composite, FixedPoint, LeastSquares, Linear, Objective, Problem, Root
 from ..core.tracing import as_arrays
 from .arguments import need_not_negative
+from .quadratic_program import QuadraticProgram
+from .target_problem import TargetProblem
 
 __all__ = ["SMALL", "Advice", "advise", "first_suitable", "known_method"]
 
@@ -77,8 +79,7 @@ def advise(problem: Problem, guess: PyTree = None, *, tolerance: Any = None) -> 
     size, double = _size_and_precision(problem, guess)
     names, reason, alternatives = _rule(problem, size, double)
     method = first_suitable(names, double, tolerance)
-    others = (name.replace(":", " ") for name in (*names, *alternatives) if known_method(name) is not None)
-    also = dict.fromkeys(name for name in others if name.partition(" ")[0] != type(method).__name__)
+    also = dict.fromkeys(name for name in (*names, *alternatives) if name != type(method).__name__)
     return Advice(method, reason, tuple(also))
 
 
@@ -119,15 +120,16 @@ def _rule(problem: Any, size: int, double: bool) -> tuple[tuple[str, ...], str, 
     unknowns = f"{size} unknown{'s' if size != 1 else ''}"
     if isinstance(problem, Constrained):
         return _constrained_rule(problem, small, unknowns, double)
-    if isinstance(problem, Fit) and problem.stochastic:
-        return ("Adam",), "batches are random, so steps must not compare values.", ("Optax",)
+    if isinstance(problem, Objective) and problem.stochastic:
+        also = ("SSO",) if isinstance(problem, TargetProblem) else ("Optax", "SLS")
+        return ("Adam",), "batches are random, so steps must not compare values.", also
     if isinstance(problem, LeastSquares) and small:
         reason = f"a sum of squares with {unknowns}: products of the Jacobian are a good Hessian."
         return ("LevenbergMarquardt",), reason, ("GaussNewton", "LBFGS")
     if isinstance(problem, Objective):
         if small:
             reason = f"{unknowns}, so a Hessian is affordable; the trust region copes with saddles and bad scaling."
-            return ("TrustRegion", "Newton"), reason, ("LBFGS", "NonlinearCG")
+            return ("TrustRegion",), reason, ("LBFGS", "NonlinearCG")
         return ("LBFGS",), f"{unknowns}: products with few vectors, no Hessian.", ("NonlinearCG", "TrustRegion")
     if isinstance(problem, Composite):
         return ("ProximalGradient",), "smooth plus a term with a proximal operator.", ("ProjectedGradient",)
@@ -145,14 +147,12 @@ def _rule(problem: Any, size: int, double: bool) -> tuple[tuple[str, ...], str, 
 
 
 def _constrained_rule(problem: Constrained, small: bool, unknowns: str, double: bool):
-    if type(problem).__name__ == "QuadraticProgram" and getattr(problem, "convex", False):
-        reason = "a convex quadratic program." if double else "a convex quadratic program in single precision."
-        return ("QuadraticInteriorPoint", "ADMM", "Scipy:SLSQP"), reason, ("InteriorPoint",)
+    if isinstance(problem, QuadraticProgram) and problem.convex:
+        return ("QuadraticInteriorPoint",), "a convex quadratic program.", ("ADMM", "InteriorPoint")
     if problem.equality_fn is not None or problem.inequality_fn is not None:
         reason = "general constraints." if double else "general constraints in single precision."
-        return ("InteriorPoint", "AugmentedLagrangian", "Scipy:SLSQP"), reason, ("SQP",)
+        return ("InteriorPoint", "AugmentedLagrangian"), reason, ("SQP",)
     what = "bounds only" if problem.bounds != (None, None) else "no constraint after all"
     if small:
-        names = ("TrustRegion", "LBFGSB", "Scipy:L-BFGS-B")
-        return names, f"{what} and {unknowns}: a projected Newton method.", ("InteriorPoint",)
-    return ("LBFGSB", "Scipy:L-BFGS-B"), f"{what} and {unknowns}: no Hessian.", ("TrustRegion",)
+        return ("TrustRegion",), f"{what} and {unknowns}: a projected Newton method.", ("LBFGSB", "InteriorPoint")
+    return ("LBFGSB",), f"{what} and {unknowns}: no Hessian.", ("TrustRegion",)

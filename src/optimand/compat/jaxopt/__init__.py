@@ -41,9 +41,9 @@ IterativeRefinement = absent("IterativeRefinement", "Use a lineax solver in doub
 ScipyLeastSquares = absent("ScipyLeastSquares", "Use LevenbergMarquardt.")
 ScipyBoundedLeastSquares = absent("ScipyBoundedLeastSquares", "Use LBFGSB on half the sum of squares.")
 ScipyRootFinding = absent("ScipyRootFinding", "Use optimand.smooth.Newton on a Root.")
-BacktrackingLineSearch = absent("BacktrackingLineSearch", "Searches are part of the methods, or Optax's.")
-HagerZhangLineSearch = absent("HagerZhangLineSearch", "Searches are part of the methods, or Optax's.")
-ZoomLineSearch = absent("ZoomLineSearch", "Searches are part of the methods, or Optax's (scale_by_zoom_linesearch).")
+BacktrackingLineSearch = absent("BacktrackingLineSearch", "A search is a setting of a method: line_search.")
+HagerZhangLineSearch = absent("HagerZhangLineSearch", "A search is a setting of a method: line_search.")
+ZoomLineSearch = absent("ZoomLineSearch", "A search is a setting of a method: line_search.")
 
 __all__ = [
     "BFGS",

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from ... import smooth
 from ...core.method import Method
 from ...core.problem import FixedPoint, Problem, Root
-from .solver import Called, OptStep, Solver, best
+from .solver import Called, OptStep, Solver
 
 __all__ = ["AndersonAcceleration", "Bisection", "Broyden", "FixedPointIteration"]
 
@@ -25,10 +25,10 @@ class FixedPointIteration(Solver):
     maxiter: int = 100
     tol: float = 1e-5
 
-    def problem(self, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, *args: Any, **kwargs: Any) -> Problem:
         return FixedPoint(Called(self.fixed_point_fun, first=self.has_aux), args, kwargs)
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         return smooth.FixedPointIteration(tolerance=self.tol)
 
 
@@ -42,37 +42,38 @@ class AndersonAcceleration(FixedPointIteration):
     mixing_frequency: Any = None
     passed_over: ClassVar[tuple[str, ...]] = ("mixing_frequency",)
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         return smooth.Anderson(memory=self.history_size, damping=self.beta, ridge=self.ridge, tolerance=self.tol)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Broyden(Solver):
-    """A root of `fun(params, *args, **kwargs)`, by `optimand.smooth.Broyden`, or Newton's method where there is none."""
+    """`optimand.smooth.Broyden`, for a root of `fun(params, *args, **kwargs)`."""
 
     fun: Callable = dataclasses.field(kw_only=False)
     has_aux: bool = False
     linesearch: Any = None
     condition: Any = None
     stepsize: Any = None
-    maxls: Any = None
+    maxls: int = 15
     decrease_factor: Any = None
     increase_factor: Any = None
     max_stepsize: Any = None
     min_stepsize: Any = None
     stop_if_linesearch_fails: Any = None
-    history_size: Any = None
+    history_size: int | None = None
     gamma: Any = None
     passed_over: ClassVar[tuple[str, ...]] = (
-        "linesearch", "condition", "stepsize", "maxls", "decrease_factor", "increase_factor", "max_stepsize", "min_stepsize",
-        "stop_if_linesearch_fails", "history_size", "gamma",
+        "linesearch", "condition", "stepsize", "decrease_factor", "increase_factor", "max_stepsize", "min_stepsize",
+        "stop_if_linesearch_fails", "gamma",
     )  # fmt: skip
 
-    def problem(self, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, *args: Any, **kwargs: Any) -> Problem:
         return Root(Called(self.fun, first=self.has_aux), args, kwargs)
 
-    def method(self) -> Method:
-        return best("Broyden", "Newton", tolerance=self.tol)
+    def as_method(self) -> Method:
+        memory = {} if self.history_size is None else {"memory": self.history_size}
+        return smooth.Broyden(max_trials=self.maxls, tolerance=self.tol, **memory)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -90,10 +91,10 @@ class Bisection(Solver):
     check_bracket: bool = True
     has_aux: bool = False
 
-    def problem(self, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, *args: Any, **kwargs: Any) -> Problem:
         return Root(Called(self.optimality_fun, first=self.has_aux), args, kwargs)
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         solver = optx.Bisection(rtol=0.0, atol=self.tol, flip="detect")
         return smooth.Optimistix(solver, options={"lower": self.lower, "upper": self.upper})
 

@@ -20,7 +20,7 @@ from ...core.problem import Composite, LeastSquares, Problem
 from ...core.tracing import as_arrays
 from ...smooth.scipy import Scipy
 from ...smooth.vectors import subtract
-from .solver import Called, OptStep, Solver, SolverState, best, objective
+from .solver import Called, OptStep, Solver, SolverState, objective
 
 __all__ = [
     "BFGS",
@@ -50,7 +50,7 @@ class _OfObjective(Solver):
     value_and_grad: bool = False
     has_aux: bool = False
 
-    def problem(self, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, *args: Any, **kwargs: Any) -> Problem:
         return objective(self.fun, args, kwargs, value_and_grad=self.value_and_grad, has_aux=self.has_aux)
 
     def _smooth(self, args, kwargs) -> Callable:
@@ -58,17 +58,17 @@ class _OfObjective(Solver):
         return Called(self.fun, self.value_and_grad, first=self.has_aux)
 
 
-_SEARCH = ("linesearch", "linesearch_init", "condition", "decrease_factor", "increase_factor", "max_stepsize",
+_SEARCH = ("linesearch_init", "condition", "decrease_factor", "increase_factor", "max_stepsize",
            "min_stepsize", "stop_if_linesearch_fails", "use_gamma")  # fmt: skip
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class _LineSearching(_OfObjective):
-    """The settings of jaxopt's line searches, which are passed over."""
+    """The settings of jaxopt's line searches, of which we have the name: "backtracking", "zoom" or "hager-zhang"."""
 
     maxls: int | None = None
     stepsize: float = 0.0
-    linesearch: Any = None
+    linesearch: str | None = None
     linesearch_init: Any = None
     condition: Any = None
     decrease_factor: Any = None
@@ -80,6 +80,13 @@ class _LineSearching(_OfObjective):
     passed_over: ClassVar[tuple[str, ...]] = _SEARCH
 
     def _search(self) -> dict[str, Any]:
+        searches = {None: None, "backtracking": None, "zoom": smooth.StrongWolfe(), "hager-zhang": smooth.HagerZhang()}
+        if self.linesearch not in searches:
+            known = ", ".join(repr(name) for name in searches if name)
+            raise ArgumentError("linesearch", f"must be one of {known}, not {self.linesearch!r}.")
+        return {"line_search": searches[self.linesearch]}
+
+    def _trials(self) -> dict[str, Any]:
         return {} if self.maxls is None else {"max_trials": self.maxls}
 
 
@@ -90,9 +97,9 @@ class GradientDescent(_LineSearching):
     acceleration: Any = None
     passed_over: ClassVar[tuple[str, ...]] = (*_SEARCH, "acceleration")
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         step_size = self.stepsize if not callable(self.stepsize) and self.stepsize > 0 else None
-        return smooth.GradientDescent(step_size=step_size, tolerance=self.tol, **self._search())
+        return smooth.GradientDescent(step_size=step_size, tolerance=self.tol, **self._search(), **self._trials())
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -101,26 +108,28 @@ class LBFGS(_LineSearching):
 
     history_size: int = 10
 
-    def method(self) -> Method:
-        return smooth.LBFGS(memory=self.history_size, tolerance=self.tol, **self._search())
+    def as_method(self) -> Method:
+        return smooth.LBFGS(memory=self.history_size, tolerance=self.tol, **self._search(), **self._trials())
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class BFGS(_LineSearching):
     """`optimand.smooth.LBFGS` with a long memory."""
 
-    def method(self) -> Method:
-        return smooth.LBFGS(memory=50, tolerance=self.tol, **self._search())
+    def as_method(self) -> Method:
+        return smooth.LBFGS(memory=50, tolerance=self.tol, **self._search(), **self._trials())
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class NonlinearCG(_LineSearching):
-    """`optimand.smooth.NonlinearCG`, with its own choice of the conjugacy parameter."""
+    """`optimand.smooth.NonlinearCG`; `method` is "polak-ribiere", "fletcher-reeves" or "hestenes-stiefel"."""
 
     maxiter: int = 100
+    method: Any = "polak-ribiere"
+    passed_over: ClassVar[tuple[str, ...]] = (*_SEARCH, "maxls")
 
-    def method(self) -> Method:
-        return best("NonlinearCG", "LBFGS", tolerance=self.tol)
+    def as_method(self) -> Method:
+        return smooth.NonlinearCG(variant=self.method, tolerance=self.tol, **self._search())
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -130,19 +139,16 @@ class LBFGSB(_LineSearching):
     maxiter: int = 50
     theta: Any = None
     history_size: int = 10
-    passed_over: ClassVar[tuple[str, ...]] = (*_SEARCH, "theta")
+    passed_over: ClassVar[tuple[str, ...]] = (*_SEARCH, "maxls", "theta")
 
-    def problem(self, bounds: Any = None, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, bounds: Any = None, *args: Any, **kwargs: Any) -> Problem:
         return Constrained(self._smooth(args, kwargs), args, kwargs, bounds=bounds)
 
-    def method(self) -> Method:
-        return best("LBFGSB", "Scipy:L-BFGS-B", tolerance=self.tol, memory=self.history_size)
+    def as_method(self) -> Method:
+        return smooth.LBFGSB(memory=self.history_size, tolerance=self.tol, **self._search())
 
     def params(self, value: PyTree) -> PyTree:
         return value.primal
-
-    def update(self, params: PyTree, state: SolverState, *args: Any, **kwargs: Any) -> OptStep:
-        raise ArgumentError("update", "is not here for LBFGSB.", "Use run, or optimand.solve with callbacks.")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -159,12 +165,12 @@ class ProximalGradient(_OfObjective):
     decrease_factor: Any = None
     passed_over: ClassVar[tuple[str, ...]] = ("decrease_factor",)
 
-    def problem(self, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Problem:
         prox = self.prox
         turned = lambda x, step_size, hyperparams: prox(x, hyperparams, step_size)
         return Composite(self._smooth(args, kwargs), turned, args, kwargs, prox_args=(hyperparams_prox,))
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         trials: dict[str, Any] = {} if self.maxls is None else {"max_trials": self.maxls}
         return smooth.ProximalGradient(
             step_size=self.stepsize if self.stepsize > 0 else None, acceleration=self.acceleration, tolerance=self.tol, **trials
@@ -186,13 +192,13 @@ class ProjectedGradient(_OfObjective):
     decrease_factor: Any = None
     passed_over: ClassVar[tuple[str, ...]] = ("stepsize", "acceleration", "decrease_factor")
 
-    def problem(self, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> Problem:
         projection = self.projection
         alone = hyperparams_proj is None and _takes(projection, 1)
         onto = lambda x, step_size, hyperparams: projection(x) if alone else projection(x, hyperparams)
         return Composite(self._smooth(args, kwargs), onto, args, kwargs, prox_args=(hyperparams_proj,))
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         trials = {} if self.maxls is None else {"max_trials": self.maxls}
         return smooth.ProjectedGradient(tolerance=self.tol, **trials)
 
@@ -215,12 +221,12 @@ class BlockCoordinateDescent(_OfObjective):
     block_prox: Callable = dataclasses.field(kw_only=False)
     tol: float = 1e-4
 
-    def problem(self, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, hyperparams_prox: Any = None, *args: Any, **kwargs: Any) -> Problem:
         block_prox = self.block_prox
         rows = lambda x, step_size, hyperparams: jax.vmap(lambda row: block_prox(row, hyperparams, step_size))(x)
         return Composite(self._smooth(args, kwargs), rows, args, kwargs, prox_args=(hyperparams_prox,))
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         return smooth.BlockCoordinateDescent(tolerance=self.tol)
 
 
@@ -264,11 +270,11 @@ class MirrorDescent(_OfObjective):
         bound._hyperparams = hyperparams_proj
         return super(MirrorDescent, bound).run(init_params, hyperparams_proj, *args, **kwargs)
 
-    def problem(self, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, hyperparams_proj: Any = None, *args: Any, **kwargs: Any) -> Problem:
         onto = lambda x, step_size, hyperparams: x  # never called: see `adjoint` for what a solution is
         return Composite(self._smooth(args, kwargs), onto, args, kwargs, prox_args=(hyperparams_proj,))
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         maps: Any = self.projection_grad
         from_dual = lambda y: maps.projection(y, self._hyperparams)
         return smooth.MirrorDescent(self.stepsize, to_dual=maps.mapping, from_dual=from_dual, tolerance=self.tol)
@@ -282,7 +288,7 @@ class MirrorDescent(_OfObjective):
         return Implicit(condition=self._condition, tolerance=None) if self.implicit_diff else Unrolled()
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        return self._condition(as_arrays(params), self.problem(*args, **kwargs))
+        return self._condition(as_arrays(params), self.as_problem(*args, **kwargs))
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -293,7 +299,7 @@ class _OfResiduals(Solver):
     has_aux: bool = False
     maxiter: int = 30
 
-    def problem(self, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, *args: Any, **kwargs: Any) -> Problem:
         return LeastSquares(Called(self.residual_fun, first=self.has_aux), args, kwargs)
 
 
@@ -303,7 +309,7 @@ class GaussNewton(_OfResiduals):
 
     tol: float = 1e-5
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         return smooth.GaussNewton(tolerance=self.tol)
 
 
@@ -323,7 +329,7 @@ class LevenbergMarquardt(_OfResiduals):
         "damping_parameter", "xtol", "stop_criterion", "solver", "geodesic", "jac_fun", "materialize_jac",
     )  # fmt: skip
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         return smooth.LevenbergMarquardt(tolerance=self.tol if self.gtol is None else self.gtol)
 
 
@@ -342,7 +348,7 @@ class OptaxSolver(_OfObjective):
     def _transformation(self) -> optax.GradientTransformationExtraArgs:
         return optax.with_extra_args_support(self.opt)
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         return smooth.Optax(tx=self._transformation(), tolerance=self.tol)
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> SolverState:
@@ -350,7 +356,7 @@ class OptaxSolver(_OfObjective):
         return SolverState(jnp.int32(0), nan, nan, None, self._transformation().init(init_params))
 
     def update(self, params: PyTree, state: SolverState, *args: Any, **kwargs: Any) -> OptStep:
-        problem: Any = self.problem(*args, **kwargs)
+        problem: Any = self.as_problem(*args, **kwargs)
         value, gradient = problem.value_and_gradient(params)
         updates, inner = self._transformation().update(
             gradient, state.inner, params, value=value, grad=gradient, value_fn=problem.value
@@ -373,23 +379,32 @@ class OptaxSolver(_OfObjective):
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class PolyakSGD(OptaxSolver):
-    """Optax's Polyak step sizes: (f(x) - fun_min) / |gradient|^2, at most `max_stepsize`."""
+    """`optimand.smooth.PolyakSGD`."""
 
     opt: Any = None
     fun_min: float = 0.0
     max_stepsize: float = 1.0
-    variant: Any = None
+    variant: str = "SPS_max"
     delta: float = 0.0
-    momentum: Any = None
-    passed_over: ClassVar[tuple[str, ...]] = ("variant", "momentum", "pre_update")
+    momentum: float = 0.0
+
+    def as_method(self) -> Method:
+        variant = {"SPS_max": "sps", "SPS+": "sps+"}.get(self.variant)
+        if variant is None:
+            raise ArgumentError("variant", f"must be 'SPS_max' or 'SPS+', not {self.variant!r}.")
+        return smooth.PolyakSGD(
+            max_step=self.max_stepsize, minimum=self.fun_min, delta=self.delta, momentum=self.momentum, variant=variant,
+            tolerance=self.tol,
+        )  # fmt: skip
 
     def _transformation(self) -> optax.GradientTransformationExtraArgs:
-        return optax.polyak_sgd(max_learning_rate=self.max_stepsize, f_min=self.fun_min, eps=self.delta)
+        method: Any = self.as_method()
+        return method.transformation()
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ArmijoSGD(OptaxSolver):
-    """Gradient steps with a backtracking search on the batch of the step, by Optax."""
+    """`optimand.smooth.SLS`, with the search of each `update` on the batch of its own."""
 
     opt: Any = None
     aggressiveness: float = 0.9
@@ -397,16 +412,21 @@ class ArmijoSGD(OptaxSolver):
     increase_factor: float = 1.5
     max_stepsize: float = 1.0
     maxls: int = 15
-    reset_option: Any = None
-    momentum: Any = None
-    passed_over: ClassVar[tuple[str, ...]] = ("reset_option", "momentum", "pre_update")
+    reset_option: Any = "increase"
+    momentum: float = 0.0
 
-    def _transformation(self) -> optax.GradientTransformationExtraArgs:
-        search = optax.scale_by_backtracking_linesearch(
-            max_backtracking_steps=self.maxls, slope_rtol=1 - self.aggressiveness, decrease_factor=self.decrease_factor,
-            increase_factor=self.increase_factor, max_learning_rate=self.max_stepsize,
+    def as_method(self) -> Method:
+        return smooth.SLS(
+            max_step=self.max_stepsize, growth=self.increase_factor, shrink=self.decrease_factor,
+            decrease=1 - self.aggressiveness, reset=self.reset_option, momentum=self.momentum, max_trials=self.maxls,
+            tolerance=self.tol,
         )  # fmt: skip
-        return optax.chain(optax.sgd(1.0), search)
+
+    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> SolverState:
+        return Solver.init_state(self, init_params, *args, **kwargs)
+
+    def update(self, params: PyTree, state: SolverState, *args: Any, **kwargs: Any) -> OptStep:
+        return Solver.update(self, params, state, *args, **kwargs)
 
 
 # SciPy's.
@@ -422,13 +442,13 @@ class ScipyMinimize(_OfObjective):
         self, method: str | None = None, *, fun: Callable, options: dict[str, Any] | None = None,
         callback: Any = None, dtype: Any = None, tol: float | None = None, **settings: Any,
     ):  # fmt: skip
-        self.scipy_method, self.options, self.callback, self.dtype = method, options, callback, dtype
+        self.method, self.options, self.callback, self.dtype = method, options, callback, dtype
         super().__init__(fun, **settings)
         self.scipy_tol = tol
 
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         options = {"maxiter": self.maxiter, **(self.options or {})}
-        return Scipy(self.scipy_method or self.default_method, tolerance=self.scipy_tol, options=options)
+        return Scipy(self.method or self.default_method, tolerance=self.scipy_tol, options=options)
 
 
 class ScipyBoundedMinimize(ScipyMinimize):
@@ -436,7 +456,7 @@ class ScipyBoundedMinimize(ScipyMinimize):
 
     default_method: ClassVar[str] = "L-BFGS-B"
 
-    def problem(self, bounds: Any = None, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, bounds: Any = None, *args: Any, **kwargs: Any) -> Problem:
         return Constrained(self._smooth(args, kwargs), args, kwargs, bounds=bounds)
 
     def params(self, value: PyTree) -> PyTree:

@@ -16,13 +16,11 @@ import lineax as lx
 from jaxtyping import Array
 
 from ... import smooth
-from ...core.adjoint import Adjoint, Implicit
 from ...core.budget import Budget
-from ...core.constrained import Constrained
 from ...core.errors import ArgumentError
 from ...core.problem import Linear
 from ...core.solve import solve
-from .solver import OptStep, SolverState, best
+from .solver import OptStep, SolverState
 
 __all__ = ["OSQP", "BoxCDQP", "BoxOSQP", "EqualityConstrainedQP", "KKTSolution"]
 
@@ -63,9 +61,8 @@ class _Quadratic:
 
     def _solve(self, q, c, guess, **constraints) -> OptStep:
         guess = jnp.zeros_like(c) if guess is None else jnp.asarray(guess, c.dtype)
-        problem, method = _program(q, c, self.tol, **constraints)
-        adjoint: Adjoint = Implicit()
-        solution = solve(problem, method, guess, budget=Budget(steps=self.maxiter), adjoint=adjoint, throw=False)
+        problem, method = smooth.QuadraticProgram(q, c, **constraints), smooth.QuadraticInteriorPoint(tolerance=self.tol)
+        solution = solve(problem, method, guess, budget=Budget(steps=self.maxiter), throw=False)
         nan = jnp.asarray(jnp.nan)
         error = jnp.asarray(solution.history["residual"][-1]) if len(solution.history.get("residual", ())) else nan
         state = SolverState(jnp.asarray(solution.steps), error, problem.value(solution.value.primal), None, solution)
@@ -78,24 +75,9 @@ def _matrix(matvec: Callable | None, given: Any, n: int) -> Array:
     return jax.jacfwd(lambda v: matvec(given, v))(jnp.zeros(n))
 
 
-def _program(q, c, tol, *, a=None, b=None, g=None, h=None, bounds=None):
-    """The problem and its method."""
-    quadratic = getattr(smooth, "QuadraticProgram", None)
-    if quadratic is not None:
-        problem = quadratic(q, c, A=a, b=b, G=g, h=h, bounds=bounds)
-        return problem, best("QuadraticInteriorPoint", "ADMM", tolerance=tol)
-    data = (q, c, a, b, g, h)
-    problem = Constrained(
-        lambda x, data: 0.5 * x @ data[0] @ x + data[1] @ x, data, bounds=bounds,
-        equalities=None if a is None else lambda x, data: data[2] @ x - data[3],
-        inequalities=None if g is None else lambda x, data: data[4] @ x - data[5],
-    )  # fmt: skip
-    return problem, smooth.Scipy("SLSQP", tolerance=min(tol, 1e-8) ** 1.25)
-
-
 @dataclasses.dataclass(eq=False, kw_only=True)
 class OSQP(_Quadratic):
-    """`optimand.smooth.ADMM` or its interior point: `run(init_params, params_obj, params_eq, params_ineq)`."""
+    """`optimand.smooth.QuadraticInteriorPoint`: `run(init_params, params_obj, params_eq, params_ineq)`."""
 
     matvec_G: Callable | None = None
 
@@ -104,7 +86,7 @@ class OSQP(_Quadratic):
         guess = init_params.primal if isinstance(init_params, KKTSolution) else init_params
         q, c = self._objective(params_obj, None if guess is None else guess.size)
         constraints = {}
-        for matvec, given, names in ((self.matvec_A, params_eq, "ab"), (self.matvec_G, params_ineq, "gh")):
+        for matvec, given, names in ((self.matvec_A, params_eq, "Ab"), (self.matvec_G, params_ineq, "Gh")):
             if given is not None:
                 constraints |= {names[0]: _matrix(matvec, given[0], c.size), names[1]: jnp.asarray(given[1])}
         (value, state) = self._solve(q, c, guess, **constraints)
@@ -125,10 +107,7 @@ class BoxOSQP(_Quadratic):
         q, c = self._objective(params_obj, None if guess is None else guess.size)
         a = _matrix(self.matvec_A, params_eq, c.size)
         low, high = (jnp.broadcast_to(jnp.asarray(side, c.dtype), a.shape[:1]) for side in params_ineq)
-        # infinite bounds are made finite: a row that is never active
-        far = 1e6 * (1 + jnp.max(jnp.abs(jnp.where(jnp.isfinite(low), low, 0))) + jnp.max(jnp.abs(jnp.where(jnp.isfinite(high), high, 0))))
-        upper, lower = jnp.where(jnp.isfinite(high), high, far), jnp.where(jnp.isfinite(low), low, -far)
-        value, state = self._solve(q, c, guess, g=jnp.concatenate([a, -a]), h=jnp.concatenate([upper, -lower]))
+        value, state = self._solve(q, c, guess, G=jnp.concatenate([a, -a]), h=jnp.concatenate([high, -low]))
         mu, phi = jnp.split(value.inequality, 2)
         return OptStep(KKTSolution((value.primal, a @ value.primal), mu - phi, (mu, phi)), state)
 

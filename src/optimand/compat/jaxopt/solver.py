@@ -18,11 +18,10 @@ from ...core.problem import Minimize, Problem
 from ...core.progress import Progress
 from ...core.solve import solve
 from ...core.tracing import as_arrays
-from ...smooth.advice import first_suitable
 from ...smooth.vectors import norm
 from ..derivatives import with_gradient
 
-__all__ = ["OptStep", "Solver", "SolverState", "absent", "best", "objective"]
+__all__ = ["OptStep", "Solver", "SolverState", "absent", "objective"]
 
 
 class OptStep(NamedTuple):
@@ -68,16 +67,16 @@ class Solver(abc.ABC):
             warnings.warn(message, UserWarning, stacklevel=3)
 
     @abc.abstractmethod
-    def problem(self, *args: Any, **kwargs: Any) -> Problem:
+    def as_problem(self, *args: Any, **kwargs: Any) -> Problem:
         """The problem for arguments like those that `run` takes after the parameters."""
 
     @abc.abstractmethod
-    def method(self) -> Method:
+    def as_method(self) -> Method:
         """The method that is run."""
 
     def run(self, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
         """Solve from `init_params`. Differentiable in the arguments, under `jit` and `vmap` too."""
-        problem, method = self.problem(*args, **kwargs), self.method()
+        problem, method = self.as_problem(*args, **kwargs), self.as_method()
         solution = solve(
             problem, method, init_params, budget=Budget(steps=self.maxiter), adjoint=self.adjoint(*args, **kwargs),
             callbacks=[Progress()] if self.verbose else [], throw=False,
@@ -103,27 +102,27 @@ class Solver(abc.ABC):
 
     def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> SolverState:
         """The state before the first `update`."""
-        problem = self.problem(*args, **kwargs)
+        problem = self.as_problem(*args, **kwargs)
         guess = problem.start(init_params)
         problem = problem.traced(guess)
-        return self._state(problem, self.method().init(problem, guess, key=None), jnp.int32(0))
+        return self._state(problem, self.as_method().init(problem, guess, key=None), jnp.int32(0))
 
     def update(self, params: PyTree, state: SolverState, *args: Any, **kwargs: Any) -> OptStep:
         """One step. It goes on from where the last one led; `params` are that point."""
-        problem = self.problem(*args, **kwargs)
+        problem = self.as_problem(*args, **kwargs)
         problem = problem.traced(problem.start(params))
-        inner = self.method().step(problem, state.inner, key=None)
-        value = self.method().answer(problem, inner)
+        inner = self.as_method().step(problem, state.inner, key=None)
+        value = self.as_method().answer(problem, inner)
         return OptStep(self.params(value), self._state(problem, inner, state.iter_num + 1))
 
     def _state(self, problem, inner, number) -> SolverState:
-        metrics = self.method().metrics(problem, inner)
+        metrics = self.as_method().metrics(problem, inner)
         error, value = (jnp.asarray(metrics.get(name, jnp.nan)) for name in ("residual", "value"))
         return SolverState(number, error, value, None, inner)
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """Zero at a solution."""
-        return self.problem(*args, **kwargs).optimality(as_arrays(params))
+        return self.as_problem(*args, **kwargs).optimality(as_arrays(params))
 
     def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
         """The norm of `optimality_fun`."""
@@ -155,14 +154,6 @@ def _first(out):
 def objective(fun: Callable, args: tuple, kwargs: dict, *, value_and_grad: bool, has_aux: bool) -> Minimize:
     """The problem of a function as jaxopt's solvers take it."""
     return Minimize(Called(fun, value_and_grad), args, kwargs, has_aux=has_aux and not value_and_grad)
-
-
-def best(*names: str, tolerance: Any, **settings: Any) -> Method:
-    """The first of the named methods that there is, with those of the settings that it has."""
-    double = jnp.zeros(()).dtype == jnp.float64
-    method = first_suitable(names, double, tolerance)
-    known = {name: value for name, value in settings.items() if name in {field.name for field in dataclasses.fields(method)}}
-    return dataclasses.replace(method, **known) if known else method
 
 
 def absent(name: str, hint: str) -> Callable[..., Any]:
