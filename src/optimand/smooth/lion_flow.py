@@ -150,7 +150,7 @@ def lion_k_flow(
     if not (is_tracer(epsilon) or is_tracer(gamma)) and np.any(np.asarray(epsilon) * np.asarray(gamma) > 1):
         raise ArgumentError("epsilon", f"times gamma must be at most 1, not {epsilon!r} * {gamma!r}.")
     times = jnp.asarray(times)
-    if times.ndim != 1 or len(times) < 2 or (not is_tracer(times) and bool(np.any(np.diff(np.asarray(times)) <= 0))):
+    if times.ndim != 1 or len(times) < 2 or (not is_tracer(times) and bool(np.any(np.diff(np.asarray(times, float)) <= 0))):
         raise ArgumentError("times", "must be a vector of at least two increasing times.")
     x = problem.start(x)
     problem.check(x)

@@ -76,9 +76,9 @@ def methods(settings: Settings, steps: int):
     return {
         "Lion": (lion, settings.lion_rates, settings.decays),
         "AdamW": (lambda rate, decay: Adam(schedule(rate), weight_decay=decay), settings.adamw_rates, settings.decays),
-        "SGD": (lambda rate, decay: Optax(descent(rate)), settings.sgd_rates, (None,)),
+        "SGD": (lambda rate, decay: Optax(tx=descent(rate)), settings.sgd_rates, (None,)),
         "projected SGD": (
-            lambda rate, decay: Optax(optax.chain(descent(rate), onto_box(1 / decay))), settings.sgd_rates, settings.decays,
+            lambda rate, decay: Optax(tx=optax.chain(descent(rate), onto_box(1 / decay))), settings.sgd_rates, settings.decays,
         ),
     }  # fmt: skip
 
