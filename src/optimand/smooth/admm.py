@@ -182,10 +182,11 @@ class ADMM(Method):
             polished = sharper_residual < residual  # false if it is NaN
             candidate = tuple(jnp.where(polished, new, old) for new, old in zip(sharper[:2], candidate, strict=True))
             candidate_residual = jnp.where(polished, sharper_residual, residual)
-        better = ~(candidate_residual > state.residual)
+        better = candidate_residual < state.residual  # false if it is NaN
         found = program.pack(candidate[0] * scaling.columns, candidate[1] * scaled.row_scale / scaling.cost)
         best = jax.tree_util.tree_map(lambda new, old: jnp.where(better, new, old), found, state.best)
-        improved = ~(candidate_residual > 0.9 * state.residual)
+        idle = jnp.where(candidate_residual <= 0.9 * state.residual, 0, state.idle + 1)
+        idle = jnp.where(jnp.isfinite(candidate_residual), idle, self.patience).astype(jnp.int32)
 
         # Certificates, of the program as it was given.
         dx, dy = (x - state.x) * scaling.columns, (y - state.y) * scaled.row_scale
@@ -207,7 +208,7 @@ class ADMM(Method):
         return ADMMState(
             x, z, y, penalty, inverse, scaling, best, jnp.where(better, candidate_residual, state.residual),
             jnp.where(better, polished, state.polished), certificate, infeasible, unbounded, state.convex,
-            jnp.where(improved, 0, state.idle + 1),
+            idle,
             state.counters.add(
                 values=1, gradients=1, linear_iterations=self.iterations, linear_solves=self.polish + change.astype(jnp.int32)
             ),

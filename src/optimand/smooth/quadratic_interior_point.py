@@ -105,7 +105,9 @@ class QuadraticInteriorPoint(Method):
         new = advance(scaled, state.iterate)
         there = restored(new, state.scaling)
         residual = error_of(program, there)
-        better = ~(residual > state.residual)
+        better = residual < state.residual  # false if rounding has made it NaN, where the method can go no further
+        idle = jnp.where(residual <= 0.9 * state.residual, 0, state.idle + 1)
+        idle = jnp.where(jnp.isfinite(residual), idle, self.patience).astype(jnp.int32)
         nu, mu, lower, upper = whole.multipliers(there)
         y = jnp.concatenate([nu, mu] + ([upper - lower] if rows.lower.size > nu.size + mu.size else []))
         found = rows.pack(there.x, y)
@@ -119,7 +121,7 @@ class QuadraticInteriorPoint(Method):
         )
         return QuadraticInteriorPointState(
             new, state.scaling, best, jnp.where(better, residual, state.residual), certificate, infeasible, unbounded,
-            state.convex, jnp.where(residual <= 0.9 * state.residual, 0, state.idle + 1),
+            state.convex, idle,
             state.counters.add(values=1, gradients=1, linear_solves=1),
         )  # fmt: skip
 
