@@ -36,7 +36,7 @@ def seed(**changes):
     good |= {"a gaussian_vector: solved, least": 18, "a gaussian_block: solved, least": 17}
     good |= {"a gaussian_vector: share with unit steps at the end": 0.9}
     good |= {"a strict: as many iterations as exact Newton, within 2": 15, "b logistic: gaussian_vector: iterations, most": 10}
-    return {**good, **changes}
+    return {name: float(value) for name, value in {**good, **changes}.items()}
 
 
 def test_claims_look_at_the_worst_seed():
