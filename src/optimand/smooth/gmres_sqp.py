@@ -246,7 +246,7 @@ class AdaptiveGMRESL1SQP(_GMRESL1SQP):
 
 
 _LARGEST = 1e8  # penalty
-_MOST_ITERATIONS = 20_000  # of GMRES with restarts, which may stagnate
+_MOST_ITERATIONS = 10_000  # of GMRES with restarts, which may stagnate
 
 
 def _l1(vector: Array) -> Array:
@@ -297,7 +297,11 @@ def _gmres(product: Callable, rhs: Array, end: Callable, carry: tuple, restart: 
         x = origin + jnp.where(used, y, 0) @ basis[:most]
         r = rhs - product(x)
         full = j + 1 >= most
-        last = (count + 1 >= limit) | (broken if restart is None else norm(r) <= 10 * tiny * length)
+        if restart is None:
+            last = broken | (count + 1 >= limit)
+        else:  # done, or a whole cycle has gained nothing, and so will the next
+            gained = norm(r) < (1 - 1e-8) * beta
+            last = (norm(r) <= 10 * tiny * length) | ((full | broken) & ~gained) | (count + 1 >= limit)
         ended, tested = end(x, -r, carry, last)
         if restart is not None:
             looks = full | broken | last
