@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimand import Composite, Minimize, smooth
+from optimand import Composite, Constrained, Minimize, smooth
 from optimand import checks as conformance
 from optimand.core.errors import ArgumentError
 from optimand.core.method import Method
@@ -44,6 +44,26 @@ def _parity_case(cls: type[Method]) -> conformance.Case:
         options = {"steps": 1500, "tolerance": 5e-3, "key": jax.random.key(7) if cls.stochastic else None}
         return conformance.Case(cls(lipschitz=1.2, step_scale=4.0 if cls.stochastic else 1.0, tolerance=0.0),
                                 build, theta, guess, **options)  # fmt: skip
+    if cls in (smooth.AdaSketchNewton, smooth.GMRESL1SQP, smooth.AdaptiveGMRESL1SQP):  # for equalities alone
+        sum_is = lambda x, theta: jnp.sum(x, keepdims=True) - 0.2
+        build = lambda theta: Constrained(energy, theta, equalities=sum_is)
+        return conformance.Case(cls(tolerance=1e-6), build, theta, guess, key=jax.random.key(7))
+    if cls is smooth.LionK:  # with the kernel that leaves a smooth step
+        method = smooth.LionK(smooth.L2SquaredKernel(), 0.3, 0.0, b2=0.8, tolerance=1e-11)
+        return conformance.standard_case(method, theta=theta, guess=guess)
+    if cls is smooth.PolyakSGD:  # its step wants a least value of zero
+        weighted = lambda x, theta: jnp.sum(jnp.array([1.0, 2.0, 3.0]) * (x - theta) ** 2)
+        return conformance.Case(cls(), lambda theta: Minimize(weighted, theta), theta, guess)
+    if cls is smooth.SSO:
+        rows = jnp.concatenate([2 * jnp.eye(3), jnp.ones((3, 3)) - jnp.eye(3)])
+        loss = lambda target, example: 0.5 * (target - example[1]) ** 2 + 0.1 * jnp.log(jnp.cosh(target))
+        model = lambda x, example: example[0] @ x
+        build = lambda theta: smooth.TargetProblem(model, loss, (rows, jnp.concatenate([theta, theta])))
+        return conformance.Case(cls(smooth.ConstantTargetStep(0.9), inner_steps=4), build, theta, guess)
+    if cls.problem is smooth.QuadraticProgram:
+        matrix = jnp.array([[2.0, 0.3, 0.0], [0.3, 2.0, 0.5], [0.0, 0.5, 2.0]])
+        build = lambda theta: smooth.QuadraticProgram(matrix, -theta, bounds=(-0.05, 0.9))
+        return conformance.Case(cls(), build, theta, guess)
     return conformance.standard_case(cls(), theta=theta, guess=guess)
 
 
