@@ -389,7 +389,7 @@ class PolyakSGD(OptaxSolver):
     momentum: float = 0.0
 
     def as_method(self) -> Method:
-        variant = {"SPS_max": "sps", "SPS+": "sps+"}.get(self.variant)
+        variant: Any = {"SPS_max": "sps", "SPS+": "sps+"}.get(self.variant)
         if variant is None:
             raise ArgumentError("variant", f"must be 'SPS_max' or 'SPS+', not {self.variant!r}.")
         return smooth.PolyakSGD(
