@@ -4,7 +4,8 @@ A *Problem* knows its optimality conditions, a *Method* finds a value that satis
 gradient of the solution follows from the conditions whatever the method was.
 
 Everything is loaded when it is first touched (PEP 562), so that `import optimand` costs next to nothing: the names of
-the core (`optimand.solve`, `optimand.Minimize`, ...) and the rooms (`optimand.smooth`, `optimand.physics`, ...).
+the core (`optimand.solve`, `optimand.Minimize`, ...), the rooms (`optimand.smooth`, `optimand.physics`, ...), and
+`optimand.minimize` and `optimand.advise`, which live in rooms but are what many come for.
 """
 
 import importlib
@@ -12,16 +13,21 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-ROOMS = ("core", "datasets", "informed", "nn", "operators", "physics", "smooth")
+ROOMS = ("compat", "core", "datasets", "informed", "nn", "operators", "physics", "smooth")
+_GUESTS = {"advise": "smooth", "minimize": "compat"}  # names of a room that are also at the top
 
 if TYPE_CHECKING:
-    from . import core, datasets, informed, nn, operators, physics, smooth  # noqa: F401
+    from . import compat, core, datasets, informed, nn, operators, physics, smooth  # noqa: F401
+    from .compat import minimize  # noqa: F401
     from .core import *  # noqa: F403
+    from .smooth import advise  # noqa: F401
 
 
 def __getattr__(name: str):
     if name in ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _GUESTS:
+        return getattr(importlib.import_module(f"{__name__}.{_GUESTS[name]}"), name)
     if not name.startswith("_"):
         core = importlib.import_module(f"{__name__}.core")
         if name in core.__all__:
@@ -31,4 +37,4 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     core = importlib.import_module(f"{__name__}.core")
-    return sorted({*core.__all__, *ROOMS, "__version__"})
+    return sorted({*core.__all__, *ROOMS, *_GUESTS, "__version__"})

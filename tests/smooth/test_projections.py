@@ -11,6 +11,7 @@ from optimand.smooth import projections
 Y = np.array([0.9, -0.7, 0.35, 1.6, -0.2, 0.05])
 NORMAL = np.array([1.0, -0.5, 0.3, 0.8, -1.2, 0.4])
 ROWS = np.array([NORMAL, np.arange(6.0) / 5])
+FACES = np.array([np.eye(6)[0], -np.eye(6)[1], np.ones(6), np.cos(np.arange(6.0)), np.eye(6)[3]])
 UPPER = np.array([0.5, 0.4, 0.3, 0.9, 0.7, 0.2])
 
 
@@ -40,6 +41,18 @@ SETS = {
         NORMAL,
         lambda x, p: np.all((x >= -0.3 - 1e-12) & (x <= UPPER + 1e-12)) and np.isclose(p @ x, 0.4),
     ),
+    "polyhedron": (
+        lambda y, p: projections.polyhedron(y, jnp.asarray(ROWS[:1]), jnp.asarray([0.3]), jnp.asarray(FACES), p),
+        np.array([0.5, 0.2, 1.0, 0.9, 3.0]),
+        lambda x, p: np.allclose(ROWS[:1] @ x, 0.3) and np.all(FACES @ x <= p + 1e-12),
+    ),
+    "euclidean_transport_polytope": (
+        lambda y, p: projections.euclidean_transport_polytope(
+            jnp.outer(y[:3], y[3:]) if y.ndim == 1 else y, p, jnp.asarray([0.3, 0.1, 0.6])
+        ),
+        np.array([0.2, 0.5, 0.3]),
+        lambda x, p: np.all(x >= 0) and np.allclose(x.sum(1), p) and np.allclose(x.sum(0), [0.3, 0.1, 0.6]),
+    ),
     "second_order_cone": (
         lambda y, p: projections.second_order_cone(y),
         0.0,
@@ -53,12 +66,46 @@ SETS = {
 }
 
 
+MATRICES = ("birkhoff", "euclidean_transport_polytope")
+
+# These are not convex. name: (projection(y, parameter), parameter, points of the set, whether a point is in the set)
+SURFACES = {
+    "l1_sphere": (projections.l1_sphere, 1.3, lambda x, p: np.isclose(np.abs(x).sum(), p)),
+    "l2_sphere": (projections.l2_sphere, 1.3, lambda x, p: np.isclose(np.linalg.norm(x), p)),
+    "sparse_simplex": (
+        lambda y, p: projections.sparse_simplex(y, 2, p),
+        1.3,
+        lambda x, p: np.all(x >= 0) and np.isclose(x.sum(), p) and np.sum(x > 0) <= 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SURFACES)
+@pytest.mark.parametrize("scale", [0.2, 1.0], ids=["from inside", "from outside"])
+def test_a_projection_on_a_set_that_is_not_convex_is_a_nearest_point(name, scale):
+    """No projection of a thousand other points is nearer."""
+    project, parameter, member = SURFACES[name]
+    project = jax.jit(jax.vmap(project, in_axes=(0, None)))
+    others = np.random.default_rng(0).normal(size=(1000, 6))
+    others[0] = scale * Y
+    found = np.asarray(project(jnp.asarray(others), parameter))
+    assert all(member(x, parameter) for x in found)
+    distances = np.linalg.norm(found - scale * Y, axis=1)
+    assert np.all(distances[0] <= distances + 1e-9)
+
+
+def test_the_centre_of_a_sphere_has_a_nearest_point_and_finite_derivatives():
+    for project in (projections.l1_sphere, projections.l2_sphere):
+        gradient = jax.grad(lambda y, project=project: jnp.sum(jnp.sin(project(y))))(jnp.zeros(4))
+        assert np.all(np.isfinite(gradient)) and np.all(np.isfinite(project(jnp.zeros(4))))
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_a_projection_is_the_nearest_point(name):
     """<y - p, z - p> <= 0 for every z of the set; z are projections of other points."""
     project, parameter, member = SETS[name]
     project = jax.jit(project)
-    y = np.outer(Y[:3], Y[3:]) if name == "birkhoff" else Y
+    y = np.outer(Y[:3], Y[3:]) if name in MATRICES else Y
     nearest = np.asarray(project(jnp.asarray(y), parameter))
     assert member(nearest, parameter)
     rng = np.random.default_rng(0)
@@ -68,11 +115,13 @@ def test_a_projection_is_the_nearest_point(name):
     np.testing.assert_allclose(project(jnp.asarray(nearest), parameter), nearest, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", [*SETS, *SURFACES])
 def test_derivatives_in_the_point_and_in_the_set(name):
-    project, parameter, _ = SETS[name]
+    project, parameter, _ = (SETS | SURFACES)[name]
     parameter, y = jnp.asarray(parameter, float), jnp.asarray(Y)
     direction = jnp.cos(jnp.arange(y.size)), jnp.sin(1.0 + jnp.arange(parameter.size)).reshape(parameter.shape)
+    if name == "euclidean_transport_polytope":  # the marginals must keep their sum
+        direction = direction[0], direction[1] - jnp.mean(direction[1])
     flat = lambda y, parameter: jnp.ravel(project(y, parameter))
 
     @jax.jit
@@ -116,6 +165,8 @@ def test_the_jacobian_of_the_simplex_projection_is_that_of_its_support():
         ("second_order_cone", np.eye(6)[0], 0.0),
         ("second_order_cone", -np.eye(6)[0], 0.0),
         ("birkhoff", np.zeros(6), 0.0),
+        ("polyhedron", np.zeros(6), np.zeros(5) + 0.3),
+        ("euclidean_transport_polytope", np.zeros(6), np.array([0.5, 0.0, 0.5])),
     ],
 )
 def test_derivatives_are_finite_at_kinks(name, y, parameter):
@@ -198,6 +249,31 @@ def test_sections_that_do_not_exist_are_refused_or_not_a_number():
     assert np.all(np.isnan(jax.jit(lambda y: projections.box_section(y, 0.0, 1.0, 1.0, 4.0))(jnp.zeros(3))))
 
 
+def test_polyhedra_without_points_or_with_rows_of_another_length_are_refused(as_a_user):
+    none = jnp.zeros((0, 2)), jnp.zeros(0)
+    faces = jnp.asarray([[1.0, 0.0], [-1.0, 0.0]])
+    with pytest.raises(ArgumentError, match="no point"):
+        projections.polyhedron(jnp.zeros(2), *none, faces, jnp.asarray([-1.0, -1.0]))
+    empty = jax.jit(lambda y: projections.polyhedron(y, *none, faces, jnp.asarray([-1.0, -1.0])))
+    assert np.all(np.isnan(empty(jnp.zeros(2))))
+    with pytest.raises(ArgumentError, match=r"`g`.*shape"):
+        projections.polyhedron(jnp.zeros(2), *none, faces, jnp.zeros(3))
+
+
+def test_polyhedra_with_repeated_and_without_any_constraints():
+    """A square, a line given twice, and the whole space."""
+    none = jnp.zeros((0, 2)), jnp.zeros(0)
+    y = jnp.asarray([2.0, 0.3])
+    project = jax.jit(projections.polyhedron)
+    square = jnp.concatenate([jnp.eye(2), -jnp.eye(2), jnp.eye(2)]), jnp.ones(6)
+    np.testing.assert_allclose(project(y, *none, *square), [1.0, 0.3], atol=1e-10)
+    line = jnp.ones((2, 2)), jnp.ones(2)
+    expected = projections.affine_set(y, *(part[:1] for part in line))
+    np.testing.assert_allclose(project(y, *line, *none), expected, atol=1e-9)
+    np.testing.assert_allclose(project(y, *line, *square), [1.0, 0.0], atol=1e-9)
+    np.testing.assert_array_equal(project(y, *none, *none), y)
+
+
 def test_a_section_of_an_unbounded_box_is_a_simplex():
     section = jax.jit(lambda y: projections.box_section(y, 0.0, jnp.inf, 1.0, 1.0))(jnp.asarray(Y))
     np.testing.assert_allclose(section, projections.simplex(jnp.asarray(Y)), atol=1e-12)
@@ -208,6 +284,10 @@ def test_marginals_that_disagree_and_matrices_that_are_not_square_are_refused(as
         projections.transport_plan(jnp.asarray(SCORES), MARGINALS[0], 2 * MARGINALS[1])
     with pytest.raises(ArgumentError, match=r"`a`.*negative"):
         projections.transport_plan(jnp.asarray(SCORES), -MARGINALS[0], -MARGINALS[1])
+    with pytest.raises(ArgumentError, match=r"`a` has shape"):
+        projections.euclidean_transport_polytope(jnp.asarray(SCORES), MARGINALS[1], MARGINALS[1])
+    with pytest.raises(ArgumentError, match=r"`nonzeros`"):
+        projections.sparse_simplex(jnp.zeros(3), 0)
     with pytest.raises(ArgumentError, match="square"):
         projections.birkhoff(jnp.asarray(SCORES))
 

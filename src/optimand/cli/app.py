@@ -193,6 +193,43 @@ def doctor(as_json: Json = False) -> int:
     return examine(as_json)
 
 
+bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Benchmarks on problems that nobody here wrote.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+@guarded
+def cutest(
+    kinds: Annotated[
+        list[str] | None, typer.Option("--kind", help="unconstrained, bounded or constrained.", show_default=False)
+    ] = None,
+    problems: Annotated[
+        list[str] | None, typer.Option("--problem", metavar="NAME ...", help="Only these.", show_default=False)
+    ] = None,
+    solvers: Annotated[
+        list[str] | None,
+        typer.Option("--solver", metavar="NAME ...", help="As smooth.LBFGS, scipy.SLSQP, ipopt.", show_default=False),
+    ] = None,
+    most_variables: Annotated[int, typer.Option("--max-variables", min=1, help="Leave larger problems out.")] = 1000,
+    seconds: Annotated[float, typer.Option(help="Limit of one solver on one problem.")] = 60.0,
+    workers: Annotated[int, typer.Option(min=1, help="Problems at a time; 1 for times that mean something.")] = 1,
+    quick: Quick = False,
+    out: Out = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> int:
+    """Methods and peers on the CUTEst collection, with performance profiles.
+
+    Needs `sif2jax`, and the peers that are compared with. Whatever ends it, --resume goes on with the table in its folder.
+    """
+    from .benchmarking import run_cutest
+
+    return run_cutest(
+        kinds or [], problems or [], solvers or [], most_variables, seconds, workers, quick, out, resume, not quiet, as_json
+    )
+
+
 def command() -> Any:
     """The commands, for documentation tools."""
     return typer.main.get_command(app)

@@ -49,7 +49,8 @@ class Implicit(Adjoint):
     **Arguments:**
 
     - `linear_solver`: a `lineax` solver for \(A u = b\). By default: a dense factorisation up to `dense_below`
-      unknowns, above it conjugate gradients if \(A\) is symmetric and BiCGSTAB if not; a Krylov solve that misses its tolerance is
+      unknowns (64; 512 for the KKT conditions of a constrained problem, on which Krylov methods do badly), above it conjugate
+      gradients if \(A\) is symmetric and BiCGSTAB if not; a Krylov solve that misses its tolerance is
       repeated by conjugate gradients on the normal equations, a singular dense one by the minimum-norm solution.
     - `ridge`: move the eigenvalues of \(A\) away from zero by this much, for singular or ill-conditioned systems.
     - `rtol`, `max_steps`: of the default Krylov solvers; `rtol=None` is 1e-8 in float64 and 1e-6 in float32.
@@ -63,12 +64,14 @@ class Implicit(Adjoint):
       the norm of \(F\), `solved`: whether the linear system was) whenever a derivative is computed.
 
     A linear system that is singular or could not be solved is answered as well as can be, by the minimum-norm or the
-    least-squares solution, and a `RuntimeWarning` says so.
+    least-squares solution, and a `RuntimeWarning` says so. At the solution of a constrained problem it names the constraints:
+    those that are linearly dependent, and those that are weakly active (`Constrained.weakly_active`), where the solution
+    has a kink and its derivative is that of one side.
     """
 
     linear_solver: Any = None  # lineax is loaded by those who use it: it takes as long as all of the core
     ridge: float = 0.0
-    dense_below: int = eqx.field(static=True, default=64)
+    dense_below: int | None = eqx.field(static=True, default=None)
     rtol: float | None = eqx.field(static=True, default=None)
     max_steps: int | None = eqx.field(static=True, default=None)
     preconditioner: Callable | None = None
@@ -80,7 +83,8 @@ class Implicit(Adjoint):
     def __check_init__(self):
         for name in ("ridge", "rtol", "tolerance"):
             need_not_negative(name, getattr(self, name))
-        need_count("dense_below", self.dense_below, least=0)
+        if self.dense_below is not None:
+            need_count("dense_below", self.dense_below, least=0)
         if self.max_steps is not None:
             need_count("max_steps", self.max_steps)
         for name in ("preconditioner", "condition", "monitor"):
@@ -180,9 +184,19 @@ def _tangent(condition, value, params, params_dot, adjoint: Implicit, symmetric:
     # A leaf that does not depend on the tangent would be a constant under transposition, where all or none may be.
     tie = sum((0 * jnp.sum(b) for b in jtu.tree_leaves(rhs)), start=jnp.zeros(()))
     rhs = jtu.tree_map(lambda b: -sign * b + tie.astype(b.dtype), rhs)
-    solution = solve_system(matvec, rhs, adjoint, symmetric, at_solution, unknown)
+    weak = _weakly_active(condition, value, params)
+    solution = solve_system(matvec, rhs, adjoint, symmetric, at_solution, unknown, weak=weak)
     spoil = jnp.where(failed, jnp.nan, 1.0)  # a factor, so that reverse mode meets it too
     return jtu.tree_map(lambda leaf: leaf * spoil.astype(leaf.dtype), solution)
+
+
+def _weakly_active(condition, value, params) -> PyTree:
+    """Where the solution of a constrained problem has a kink, as its condition or the problem itself says; else None."""
+    if getattr(condition, "weakly_active", None) is not None:
+        return condition.weakly_active(value, params)
+    if hasattr(params, "weakly_active"):
+        return params.weakly_active(value)
+    return None
 
 
 def _linearised(residual, unknown, symmetric: bool):
@@ -297,6 +311,9 @@ def implicit(
                 is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct),
             )
             condition = trace_once(_Spread(optimality), value_struct, params)
+            weak = getattr(optimality, "weakly_active", None)
+            if weak is not None:
+                condition = _Watched(condition, trace_once(_Spread(weak), value_struct, params))
             value, rest = differentiable(closed_find, condition, params, adjoint, symmetric)
             return (value, rest["aux"]) if has_aux else value
 
@@ -312,6 +329,16 @@ class _Spread(eqx.Module):
 
     def __call__(self, value, params):
         return self.optimality(value, *params)
+
+
+class _Watched(eqx.Module):
+    """A condition, and where its solution has a kink."""
+
+    condition: Callable
+    weakly_active: Callable
+
+    def __call__(self, value, params):
+        return self.condition(value, params)
 
 
 def is_symmetric(optimality: Callable) -> bool:
@@ -338,7 +365,9 @@ def root_jvp(optimality: Callable, value: PyTree, params: tuple, tangents: tuple
     `options` are those of `Implicit`, and `symmetric`. Source: Blondel et al. 2022, section 2.1.
     """
     adjoint = Implicit(**options)
-    return _tangent(_Spread(optimality), value, params, tangents, adjoint, is_symmetric(optimality), jnp.array(False))
+    condition, weak = _Spread(optimality), getattr(optimality, "weakly_active", None)
+    condition = condition if weak is None else _Watched(condition, _Spread(weak))
+    return _tangent(condition, value, params, tangents, adjoint, is_symmetric(optimality), jnp.array(False))
 
 
 def root_vjp(
@@ -368,6 +397,8 @@ def root_vjp(
     at_solution, pullback = jax.vjp(residual, unknown, active)
     transposed, sign = _operator(lambda u: pullback(u)[0], unknown, adjoint.ridge, symmetric)
     w = jtu.tree_map(lambda w, x: jnp.asarray(w, x.dtype), eqx.filter(cotangent, eqx.is_array_like), unknown)
-    u = solve_system(transposed, w, adjoint, symmetric, at_solution, unknown, start)
+    weak = getattr(optimality, "weakly_active", None)
+    weak = None if weak is None else weak(value, *params)
+    u = solve_system(transposed, w, adjoint, symmetric, at_solution, unknown, start, weak, transposed=True)
     cotangents = pullback(jtu.tree_map(lambda u: -sign * u, u))[1]
     return (cotangents, u) if with_adjoint else cotangents

@@ -7,8 +7,15 @@ A solution is a `PrimalDual`: the point together with the multipliers that prove
 $$\nabla f + \partial h^\top \nu + \partial g^\top \mu - \lambda_l + \lambda_u = 0, \quad
   \mu_i g_i = 0, \quad \lambda_l (l - x) = 0, \quad \lambda_u (x - u) = 0 ,$$
 
-with all of \(\mu, \lambda_l, \lambda_u \ge 0\). These equations (Blondel et al. 2022, eq. 6) are what a solution is
-differentiated through: the inequality multipliers decide which constraints are active.
+with all of \(\mu, \lambda_l, \lambda_u \ge 0\). A solution is differentiated through these conditions (Blondel et al. 2022,
+section 2.2), with complementarity in the form \(\min(\mu_i, -g_i) = 0\) instead of \(\mu_i g_i = 0\). It has the same
+solutions, and says which constraints are active: where the multiplier is larger than the slack, the constraint holds as an
+equality in the derivative, and where it is smaller, the multiplier stays zero. So the derivative at an approximate solution
+is that of its active set, however large the products \(\mu_i g_i\) are that an interior method leaves; with the products
+themselves it would be off by the ratio of slack to multiplier.
+
+Where both are nearly zero neither is right: the solution has a kink there. `Constrained.weakly_active` says where, and
+`Implicit` warns of it by name, as it does of active constraints that are linearly dependent.
 """
 
 from collections.abc import Callable
@@ -195,14 +202,53 @@ class Constrained(Problem):
     def optimality(self, value: PrimalDual) -> PrimalDual:
         x = value.primal
         stationarity = jax.grad(lambda x: self.lagrangian(eqx.tree_at(lambda z: z.primal, value, x)))(x)
-        lower, upper = self.lower(x), self.upper(x)
+        below, above = self._distances(x)
+        at_lower, at_upper = (_complementarity(value.lower, below), _complementarity(value.upper, above))
+        if below is not None and above is not None:  # of a fixed variable one bound is the equality, the other is idle
+            fixed = self._fixed(x)
+            first = jtu.tree_map(jnp.greater, value.lower, value.upper)
+            idle = lambda multiplier: multiplier - jax.lax.stop_gradient(multiplier)
+            choose = lambda fixed, mine, condition, distance, multiplier: jnp.where(
+                fixed, jnp.where(mine, distance, idle(multiplier)), condition
+            )
+            second = jtu.tree_map(jnp.logical_not, first)
+            at_lower = jtu.tree_map(choose, fixed, first, at_lower, below, value.lower)
+            at_upper = jtu.tree_map(choose, fixed, second, at_upper, above, value.upper)
         return PrimalDual(
             stationarity,
             self.equalities(x),
             _complementarity(value.inequality, self.inequalities(x)),
-            None if lower is None else _complementarity(value.lower, jtu.tree_map(lambda l, x: l - x, lower, x)),
-            None if upper is None else _complementarity(value.upper, jtu.tree_map(lambda x, u: x - u, x, upper)),
+            at_lower,
+            at_upper,
         )
+
+    def _distances(self, x: PyTree) -> tuple[PyTree, PyTree]:
+        """l - x and x - u, or None."""
+        lower, upper = self.lower(x), self.upper(x)
+        below = None if lower is None else jtu.tree_map(lambda l, x: l - x, lower, x)
+        return below, None if upper is None else jtu.tree_map(lambda x, u: x - u, x, upper)
+
+    def _fixed(self, x: PyTree) -> PyTree:
+        """Where the bounds leave one value."""
+        return jtu.tree_map(jnp.equal, self.lower(x), self.upper(x))
+
+    def weakly_active(self, value: PrimalDual) -> PrimalDual:
+        """Where an inequality or a bound is neither clearly active nor clearly inactive: strict complementarity fails.
+
+        Multiplier and slack are both nearly zero (1e-6, or 100 units of rounding), or so near to each other that the
+        accuracy of the solution does not tell which of them is zero, as at a weakly active constraint after an interior
+        method. There the solution has a kink as a function of the parameters. Source: Fiacco 1983; the ratio is an
+        indicator of El-Bakry, Tapia and Zhang 1994.
+
+        **Returns:** booleans with the structure of the multipliers, as a `PrimalDual` with `None` for its other parts.
+        """
+        x = value.primal
+        below, above = self._distances(x)
+        weak_lower, weak_upper = _weak(value.lower, below), _weak(value.upper, above)
+        if below is not None and above is not None:
+            neither = lambda weak, fixed: weak & ~fixed
+            weak_lower, weak_upper = (jtu.tree_map(neither, weak, self._fixed(x)) for weak in (weak_lower, weak_upper))
+        return PrimalDual(None, None, _weak(value.inequality, self.inequalities(x)), weak_lower, weak_upper)
 
     def violation(self, x: PyTree) -> Array:
         """The largest violation of any constraint at `x`: zero where it is feasible."""
@@ -224,12 +270,12 @@ class Constrained(Problem):
         `value` may be a point alone; missing multipliers count as zero.
         """
         value = self.start(value)
-        condition = self.optimality(value)
         signed = (value.inequality, value.lower, value.upper)
+        slacks = (self.inequalities(value.primal), *self._distances(value.primal))
         return KKTResidual(
-            _largest(condition.primal),
+            _largest(self.optimality(value).primal),
             self.violation(value.primal),
-            _largest((condition.inequality, condition.lower, condition.upper)),
+            _largest([_products(*pair) for pair in zip(signed, slacks, strict=True)]),
             _largest(jtu.tree_map(lambda multiplier: jnp.minimum(multiplier, 0.0), signed)),
         )
 
@@ -281,13 +327,34 @@ def _inner(a: PyTree, b: PyTree) -> Array:
     return sum((jnp.sum(x * y) for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)), jnp.zeros(()))
 
 
-def _complementarity(multiplier: PyTree, slack: PyTree) -> PyTree:
-    """multiplier * slack; the multiplier itself where the slack is infinite, since there is no such constraint."""
-    if slack is None:
+def _complementarity(multiplier: PyTree, constraint: PyTree) -> PyTree:
+    """-min(mu, -g), with the derivative of g where it is active and of -mu where it is not; an infinite g is no constraint."""
+    if constraint is None:
         return None
 
-    def product(m, s):
-        present = jnp.isfinite(s)
-        return m * jnp.where(present, s, 1.0)
+    def condition(m, g):
+        present = jnp.isfinite(g)
+        return jnp.where(present & (m > -g), jnp.where(present, g, 0.0), jnp.where(jnp.isnan(g), g, -m))
 
-    return jtu.tree_map(product, multiplier, slack)
+    return jtu.tree_map(condition, multiplier, constraint)
+
+
+def _products(multiplier: PyTree, constraint: PyTree) -> PyTree:
+    """mu * g; the multiplier itself where g is infinite, since there is no such constraint."""
+    if constraint is None:
+        return None
+    return jtu.tree_map(lambda m, g: m * jnp.where(jnp.isinf(g), 1.0, g), multiplier, constraint)
+
+
+def _weak(multiplier: PyTree, constraint: PyTree) -> PyTree:
+    """Whether neither mu nor g is clearly the one that is not zero."""
+    if constraint is None:
+        return None
+
+    def weak(m, g):
+        m, g = jnp.abs(jax.lax.stop_gradient(m)), jnp.abs(jax.lax.stop_gradient(g))
+        larger, smaller = jnp.maximum(m, g), jnp.minimum(m, g)
+        nearly_zero = max(1e-6, 100 * float(jnp.finfo(larger.dtype).eps))
+        return (larger <= nearly_zero) | (smaller > 1e-2 * larger) & jnp.isfinite(larger)
+
+    return jtu.tree_map(weak, multiplier, constraint)

@@ -39,6 +39,13 @@ class Method(eqx.Module):
     stochastic: ClassVar[bool] = False
     requires_x64: ClassVar[bool] = False
 
+    def check(self, problem: Any, guess: PyTree) -> None:
+        """Raise an `ArgumentError` for a problem of the right type that this method cannot solve, before anything is compiled.
+
+        Only here are the problem's arrays at hand as numbers; inside a transformation they are traced, and pass.
+        """
+        del problem, guess
+
     @abc.abstractmethod
     def init(self, problem: Any, guess: PyTree, *, key: Array | None) -> Any:
         """The state before the first step."""

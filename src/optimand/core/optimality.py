@@ -71,14 +71,21 @@ __all__ = [
 
 
 class _Condition(eqx.Module):
-    """A condition `F(x, *params)` made of functions. `symmetric`: its Jacobian in x is."""
+    """A condition `F(x, *params)` made of functions. `symmetric`: its Jacobian in x is. `weak`: says where x has a kink."""
 
     call: Callable
     parts: tuple
     symmetric: bool = eqx.field(static=True, default=False)
+    weak: Callable | None = None
 
     def __call__(self, x: PyTree, *params: PyTree) -> PyTree:
         return self.call(self.parts, x, params)
+
+    @property
+    def weakly_active(self) -> Callable | None:
+        """`Constrained.weakly_active` as a function of (x, *params), if it is the condition of a constrained problem."""
+        weak = self.weak
+        return None if weak is None else lambda x, *params: weak(self.parts, x, params)
 
 
 def _function(fn: Any, name: str) -> Callable:
@@ -134,10 +141,13 @@ def kkt(fn: Callable, equalities: Callable | None = None, inequalities: Callable
     def call(parts, value, params):
         if not isinstance(value, PrimalDual):
             raise ArgumentError("value", f"must be a PrimalDual, not {type(value).__name__}.", "PrimalDual(x, nu, mu)")
-        fn, equalities, inequalities = parts
-        return Constrained(fn, *params, equalities=equalities, inequalities=inequalities).optimality(value)
+        return problem(parts, params).optimality(value)
 
-    return _Condition(call, parts)
+    def problem(parts, params):
+        fn, equalities, inequalities = parts
+        return Constrained(fn, *params, equalities=equalities, inequalities=inequalities)
+
+    return _Condition(call, parts, weak=lambda parts, value, params: problem(parts, params).weakly_active(value))
 
 
 def proximal_gradient(fn: Callable, prox: Callable, *, step_size: Any = 1.0) -> _Condition:

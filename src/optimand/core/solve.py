@@ -78,6 +78,7 @@ def solve(
     _check_arguments(problem, method, key, budget, adjoint, callbacks, record)
     guess = problem.start(guess)
     problem.check(guess)
+    method.check(problem, guess)
     unknown, rest = eqx.partition(guess, eqx.is_inexact_array)
     problem = problem.traced(guess)
     unknown = jtu.tree_map(jnp.asarray, unknown)

@@ -4,6 +4,7 @@ A simulator is a pure map from a state to the next; its array fields are the phy
 respect to them, to the state and to controls are those of the map.
 """
 
+from .cart_pole import CartPole, CartPoleState, lqr
 from .diffusion_sorption import DiffusionSorption, DiffusionSorptionState
 from .fourier import (
     divergence,
@@ -27,6 +28,8 @@ from .stencils import (
 )
 
 __all__ = [
+    "CartPole",
+    "CartPoleState",
     "DiffusionSorption",
     "DiffusionSorptionState",
     "NavierStokes2D",
@@ -41,6 +44,7 @@ __all__ = [
     "divergence",
     "first_derivative",
     "gaussian_field",
+    "lqr",
     "periodic_first_derivative",
     "periodic_second_derivative",
     "rollout",

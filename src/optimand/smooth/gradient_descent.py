@@ -15,9 +15,9 @@ from jaxtyping import Array, PyTree
 from ..core.budget import Counters
 from ..core.method import Method
 from ..core.problem import Objective
-from ..core.solution import Result
 from .arguments import need_between, need_count, need_not_negative, need_positive
-from .line_search import backtrack, stay
+from .ending import status
+from .line_search import Backtracking, need_line_search, stay
 from .vectors import add, dot, norm, scale
 
 __all__ = ["GradientDescent"]
@@ -47,6 +47,7 @@ class GradientDescent(Method):
       `first_step / |gradient|`, at most `first_step`.
     - `decrease`: the fraction of the predicted decrease that a step must achieve.
     - `max_trials`: evaluations that a search may spend. If it finds nothing the solve ends as `stopped`.
+    - `line_search`: another `LineSearch`; `None` backtracks with the two numbers above.
     - `tolerance`: converged when the norm of the gradient is at most this.
 
     Raises `ArgumentError`, naming the argument, for a number out of its range.
@@ -60,6 +61,7 @@ class GradientDescent(Method):
     decrease: Any = 1e-4
     max_trials: int = eqx.field(static=True, default=30)
     tolerance: Any = 1e-6
+    line_search: Any = None
 
     def __check_init__(self):
         need_positive("step_size", self.step_size)
@@ -67,6 +69,7 @@ class GradientDescent(Method):
         need_between("decrease", self.decrease, 0, 0.5)
         need_count("max_trials", self.max_trials)
         need_not_negative("tolerance", self.tolerance)
+        need_line_search(self.line_search)
 
     def init(self, problem: Objective, guess: PyTree, *, key: Array | None) -> GradientDescentState:
         value, gradient = problem.value_and_gradient(guess, key=key)
@@ -83,20 +86,18 @@ class GradientDescent(Method):
             counters = state.counters.add(values=1, gradients=1)
             return GradientDescentState(x, value, gradient, state.length, state.stuck, counters)
         slope = -dot(state.gradient, state.gradient)
-        found = backtrack(
-            problem, state.x, state.value, slope, scale(-1, state.gradient), state.length,
-            decrease=self.decrease, max_trials=self.max_trials,
-        )  # fmt: skip
+        line = Backtracking(self.decrease, self.max_trials) if self.line_search is None else self.line_search
+        found = line.search(problem, state.x, state.value, slope, scale(-1, state.gradient), state.length)
         x, value, gradient = stay(found.accepted, found, state.x, state.value, state.gradient)
         length = jnp.where(found.trials == 1, 2 * found.length, found.length)
+        length = jnp.where(found.accepted, length, state.length)
         counters = state.counters.add(values=found.trials, gradients=found.trials)
         return GradientDescentState(x, value, gradient, length, ~found.accepted, counters)
 
     def done(self, problem: Objective, state: GradientDescentState):
         if problem.stochastic:
             return jnp.array(False)
-        code = jnp.where(state.stuck, Result.stopped.code, Result.running.code)
-        return jnp.where(norm(state.gradient) <= self.tolerance, Result.converged.code, code)
+        return status(norm(state.gradient) <= self.tolerance, state.value, state.stuck)
 
     def answer(self, problem: Objective, state: GradientDescentState) -> PyTree:
         return state.x

@@ -25,9 +25,9 @@ from ..core.budget import Counters
 from ..core.errors import ArgumentError
 from ..core.method import Method
 from ..core.problem import Objective
-from ..core.solution import Result
 from .arguments import need_between, need_count, need_not_negative
-from .line_search import backtrack, stay
+from .ending import status
+from .line_search import Backtracking, need_line_search, stay
 from .vectors import norm
 
 __all__ = ["LBFGS"]
@@ -68,7 +68,9 @@ class LBFGS(Method):
     - `max_trials`: evaluations a line search may spend. When one finds nothing the memory is dropped, and if the
       steepest descent direction finds nothing either the solve ends as `stopped`: it can get no nearer at this precision.
     - `tolerance`: converged when the norm of the gradient is at most this.
+    - `line_search`: another `LineSearch`; `None` backtracks with the two numbers above.
 
+    An objective that falls without bound ends the solve as `diverged`.
     Raises `ArgumentError`, naming the argument, for a number out of its range, and for a problem with random batches.
     """
 
@@ -79,12 +81,14 @@ class LBFGS(Method):
     decrease: Any = 1e-4
     max_trials: int = eqx.field(static=True, default=20)
     tolerance: Any = 1e-6
+    line_search: Any = None
 
     def __check_init__(self):
         need_count("memory", self.memory)
         need_between("decrease", self.decrease, 0, 0.5)
         need_count("max_trials", self.max_trials)
         need_not_negative("tolerance", self.tolerance)
+        need_line_search(self.line_search)
 
     def init(self, problem: Objective, guess: PyTree, *, key: Array | None) -> LBFGSState:
         if problem.stochastic:
@@ -103,10 +107,9 @@ class LBFGS(Method):
     def step(self, problem: Objective, state: LBFGSState, *, key: Array | None) -> LBFGSState:
         g, _ = ravel_pytree(state.gradient)
         _, unravel = ravel_pytree(state.x)
-        found = backtrack(
-            problem, state.x, state.value, state.slope.astype(state.value.dtype), unravel(state.direction), 1.0,
-            decrease=self.decrease, max_trials=self.max_trials,
-        )  # fmt: skip
+        line = Backtracking(self.decrease, self.max_trials) if self.line_search is None else self.line_search
+        slope = state.slope.astype(state.value.dtype)
+        found = line.search(problem, state.x, state.value, slope, unravel(state.direction), 1.0)
         x, value, gradient = stay(found.accepted, found, state.x, state.value, state.gradient)
         g_new, _ = ravel_pytree(gradient)
         s, y = found.length.astype(g.dtype) * state.direction, g_new - g
@@ -145,8 +148,7 @@ class LBFGS(Method):
         )  # fmt: skip
 
     def done(self, problem: Objective, state: LBFGSState):
-        code = jnp.where(state.stuck, Result.stopped.code, Result.running.code)
-        return jnp.where(norm(state.gradient) <= self.tolerance, Result.converged.code, code)
+        return status(norm(state.gradient) <= self.tolerance, state.value, state.stuck)
 
     def answer(self, problem: Objective, state: LBFGSState) -> PyTree:
         return state.x

@@ -10,8 +10,12 @@ refused step is shortened to the minimiser of the parabola through what is known
 
 Value and gradient are evaluated together: with a well-scaled direction the first trial is nearly always taken, and
 then a step of the method costs one evaluation.
+
+A search is a `LineSearch`, which methods take as their argument `line_search`: `Backtracking` is the above, `StrongWolfe`
+and `HagerZhang` also bound the slope at the end of the step, for methods that live on the curvature along it.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,9 +25,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
+from ..core.errors import ArgumentError
+from .arguments import need_between, need_count
 from .vectors import add, dot, select
 
-__all__ = ["Step", "backtrack", "constant", "evaluated", "stay"]
+__all__ = ["Backtracking", "LineSearch", "Step", "backtrack", "constant", "evaluated", "follow", "need_line_search", "stay"]
 
 
 class Step(NamedTuple):
@@ -35,6 +41,70 @@ class Step(NamedTuple):
     length: Array
     trials: Array
     accepted: Array
+
+
+class LineSearch(eqx.Module):
+    """How far to go along a direction of descent: abstract. Each trial evaluates value and gradient together, at one place."""
+
+    @abc.abstractmethod
+    def search(
+        self,
+        problem: Any,
+        x: PyTree,
+        value: Array,
+        slope: Array,
+        direction: PyTree,
+        first: Any,
+        *,
+        most: Any = None,
+    ) -> Step:
+        """A step `x + length * direction` that is good enough, or, where `accepted` is false, none.
+
+        **Arguments:**
+
+        - `problem`: what has a `value_and_gradient(x)`.
+        - `value`, `slope`: the value at `x`, and the derivative along the direction there, which is negative.
+        - `first`: the length to try first, and `most` the greatest one allowed.
+        """
+
+
+class Backtracking(LineSearch):
+    """Shorten the step until Armijo's condition holds (Nocedal and Wright 2006, algorithm 3.1). See `backtrack`.
+
+    The cheapest search, right where the first length is nearly always good: Newton's method, L-BFGS.
+
+    **Arguments:**
+
+    - `decrease`: the fraction of the predicted decrease that a step must achieve.
+    - `max_trials`: evaluations that a search may spend.
+
+    Raises `ArgumentError`, naming the argument, for a number out of its range.
+
+    ```python
+    om.solve(om.Minimize(lambda x: jnp.sum(x**4 - x)), om.smooth.LBFGS(line_search=om.smooth.Backtracking(0.01)), jnp.zeros(3))
+    ```
+    """
+
+    decrease: Any = 1e-4
+    max_trials: int = eqx.field(static=True, default=20)
+
+    def __check_init__(self):
+        need_between("decrease", self.decrease, 0, 0.5)
+        need_count("max_trials", self.max_trials)
+
+    def search(self, problem, x, value, slope, direction, first, *, most=None) -> Step:
+        first = first if most is None else jnp.minimum(first, most)
+        return backtrack(
+            problem, x, value, slope, direction, first, decrease=self.decrease, max_trials=self.max_trials
+        )
+
+
+def need_line_search(line_search: Any) -> None:
+    """A `LineSearch`, or None for the method's own."""
+    if line_search is not None and not isinstance(line_search, LineSearch):
+        raise ArgumentError(
+            "line_search", f"must be a LineSearch, not {line_search!r}.", "Backtracking(), StrongWolfe(), HagerZhang()"
+        )
 
 
 def backtrack(
@@ -79,6 +149,45 @@ def backtrack(
     new = add(x, direction, length)
     new_value, new_gradient = evaluated(_value_and_gradient, (problem, new), (new_value, new_gradient))
     return Step(new, new_value, new_gradient, length, trials, accepted)
+
+
+def follow(
+    problem: Any,
+    x: PyTree,
+    value: Array,
+    slope: Array,
+    direction: PyTree,
+    first: Any,
+    machine: PyTree,
+    advance: Callable[[PyTree, Array, Array, Array], tuple[PyTree, Array, Array]],
+    max_trials: int,
+) -> Step:
+    """A search as a machine that is told what was found and says where to look next.
+
+    `advance(machine, length, value, slope)` returns the machine, the next length and whether this one is good. When the
+    trials are over the lowest point so far is taken. The one place that evaluates anything is here. As in `backtrack`,
+    the length is found with everything held constant.
+    """
+    fixed, origin, heading = constant((problem, x, direction))
+    machine, value0, slope0 = constant((machine, value, slope))
+    first = jax.lax.stop_gradient(jnp.asarray(first, value.dtype))
+
+    def trial(carry):
+        machine, length, best_length, best_value, best_gradient, trials, _ = carry
+        value, gradient = fixed.value_and_gradient(add(origin, heading, length))
+        machine, following, accepted = advance(machine, length, value, dot(gradient, heading))
+        better = accepted | ((value < best_value) & jnp.isfinite(value))
+        best = select(better, (length, value, gradient), (best_length, best_value, best_gradient))
+        stop = accepted | ~(following > 0) | ~jnp.isfinite(following)
+        return machine, following, *best, trials + 1, stop
+
+    searching = lambda carry: ~carry[6] & (carry[5] < max_trials)
+    nowhere = jnp.zeros_like(first)
+    start = (machine, first, nowhere, value0, jtu.tree_map(jnp.zeros_like, origin), jnp.int32(0), ~(slope0 < 0))
+    _, _, length, new_value, new_gradient, trials, _ = jax.lax.while_loop(searching, trial, start)
+    new = add(x, direction, length)
+    new_value, new_gradient = evaluated(_value_and_gradient, (problem, new), (new_value, new_gradient))
+    return Step(new, new_value, new_gradient, length, trials, length > 0)
 
 
 def stay(accepted: Array, step: Step, x: PyTree, value: Array, gradient: PyTree) -> tuple[PyTree, Array, PyTree]:

@@ -98,7 +98,7 @@ class Newton(Method):
             if root:
                 d = jnp.linalg.solve(matrix, -f)
             else:
-                d, curvature, downhill = _descent(matrix, f)
+                d, curvature, downhill = descent(matrix, f)
                 proven = curvature >= 0
             counters = state.counters.add(jacobians=1, linear_solves=1)
         else:
@@ -161,7 +161,7 @@ def _half_square(problem: Root, x: PyTree) -> tuple[Array, PyTree]:
     return 0.5 * (flat @ flat), f
 
 
-def _descent(hessian: Array, gradient: Array) -> tuple[Array, Array, Array]:
+def descent(hessian: Array, gradient: Array) -> tuple[Array, Array, Array]:
     """-H^{-1} g by Cholesky; with the absolute eigenvalues of H where it is not positive definite.
 
     Also the least eigenvalue with its eigenvector if it is negative beyond rounding, else zero.

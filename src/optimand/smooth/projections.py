@@ -7,18 +7,21 @@ $$\mathrm{proj}_C(y) = \operatorname{argmin}_{x \in C} \lVert x - y \rVert^2$$
 | x >= 0, l <= x <= u | `non_negative`, `box` |
 | x >= 0, sum x = s | `simplex` |
 | norm(x) <= r | `l1_ball`, `l2_ball`, `linf_ball` |
+| norm(x) = r; the simplex with at most k nonzeros (not convex) | `l1_sphere`, `l2_sphere`; `sparse_simplex` |
 | a'x = b, a'x <= b, A x = b | `hyperplane`, `half_space`, `affine_set` |
+| A x = b, G x <= h | `polyhedron` |
 | l <= x <= u, a'x = b | `box_section` |
 | norm(x) <= t | `second_order_cone` |
 | doubly stochastic matrices | `birkhoff` |
-| P 1 = a, P'1 = b, P >= 0 | `transport_polytope` (entropic) |
+| P 1 = a, P'1 = b, P >= 0 | `euclidean_transport_polytope`, `transport_polytope` (entropic) |
 
 They are differentiable in every argument, sets included: `projected_gradient` in `optimand.core.optimality` relies on
 it. At a kink the derivative is an element of the Clarke Jacobian, and it is finite everywhere, the apex of a cone
-included. Where a search is needed (`box_section`, `birkhoff`, `transport_polytope`) its result is differentiated
+included. Where a search is needed (`box_section`, and the sets of `projections_polytopes`) its result is differentiated
 implicitly. Those that are right in Optax (non-negative, l2 and linf balls, hyperplane, half-space) are Optax's; its
 simplex, and the l1 ball that rests on it, answer in double precision where they are asked in single, so these are ours.
-The sets of the first four rows take pytrees, affine sets excepted.
+Boxes, simplices, balls, spheres, hyperplanes and half-spaces take pytrees.
+A set that is not convex may have several nearest points; one of them is returned, with its derivative.
 """
 
 from typing import Any
@@ -26,7 +29,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 from optax import projections as _optax
@@ -34,21 +36,34 @@ from optax import projections as _optax
 from ..core.adjoint import implicit
 from ..core.errors import ArgumentError
 from ..core.tracing import is_tracer
-from .arguments import need_count, need_positive
+from .arguments import need_count
+from .projections_polytopes import (
+    birkhoff,
+    euclidean_transport_polytope,
+    polyhedron,
+    simplex_shift,
+    transport_plan,
+    transport_polytope,
+)
 
 __all__ = [
     "affine_set",
     "birkhoff",
     "box",
     "box_section",
+    "euclidean_transport_polytope",
     "half_space",
     "hyperplane",
     "l1_ball",
+    "l1_sphere",
     "l2_ball",
+    "l2_sphere",
     "linf_ball",
     "non_negative",
+    "polyhedron",
     "second_order_cone",
     "simplex",
+    "sparse_simplex",
     "transport_plan",
     "transport_polytope",
 ]
@@ -85,17 +100,10 @@ def simplex(x: PyTree, scale: Any = 1.0) -> PyTree:
 
 
 def _on_simplex(y: Float[Array, " n"], scale: Float[Array, ""]) -> Float[Array, " n"]:
-    support = jax.lax.stop_gradient(y + _simplex_shift(y, scale) > 0)
+    support = jax.lax.stop_gradient(y + simplex_shift(y, scale) > 0)
     # The derivative comes from this line; that of the sort is not needed.
     shift = (scale - jnp.sum(jnp.where(support, y, 0.0))) / jnp.maximum(jnp.sum(support), 1).astype(y.dtype)
     return jnp.where(support, jnp.maximum(y + shift, 0.0), 0.0)
-
-
-def _simplex_shift(y: Float[Array, " n"], scale: Any = 1.0) -> Float[Array, ""]:
-    """The t for which max(y + t, 0) sums to `scale`."""
-    ordered = jnp.sort(y)[::-1]
-    shifts = (scale - jnp.cumsum(ordered)) / jnp.arange(1, y.size + 1, dtype=y.dtype)
-    return shifts[jnp.maximum(jnp.sum(ordered + shifts > 0), 1) - 1]
 
 
 def l1_ball(x: PyTree, scale: Any = 1.0) -> PyTree:
@@ -104,6 +112,33 @@ def l1_ball(x: PyTree, scale: Any = 1.0) -> PyTree:
     scale = jnp.asarray(scale, y.dtype)
     outside = jnp.sum(jnp.abs(y)) > scale
     return unravel(jnp.where(outside, jnp.sign(y) * _on_simplex(jnp.abs(y), scale), y))
+
+
+def l1_sphere(x: PyTree, scale: Any = 1.0) -> PyTree:
+    """A nearest point whose absolute values sum to `scale`."""
+    y, unravel = ravel_pytree(x)
+    sign = jnp.where(y >= 0, 1, -1).astype(y.dtype)  # at zero both are as near
+    return unravel(sign * _on_simplex(jnp.abs(y), jnp.asarray(scale, y.dtype)))
+
+
+def l2_sphere(x: PyTree, scale: Any = 1.0) -> PyTree:
+    """The nearest point of norm `scale`; for x = 0, where all are as near, the one with equal entries."""
+    y, unravel = ravel_pytree(x)
+    squared = jnp.sum(y**2)
+    nonzero = squared > 0
+    direction = jnp.where(nonzero, y / jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 1 / y.size**0.5)
+    return unravel(jnp.asarray(scale, y.dtype) * direction)
+
+
+def sparse_simplex(x: PyTree, nonzeros: int, scale: Any = 1.0) -> PyTree:
+    """A nearest point of the simplex with at most `nonzeros` entries above zero.
+
+    The projection of the `nonzeros` largest entries, with the others at zero (Kyrillidis et al. 2013, theorem 1).
+    """
+    need_count("nonzeros", nonzeros)
+    y, unravel = ravel_pytree(x)
+    largest, where = jax.lax.top_k(y, min(nonzeros, y.size))
+    return unravel(jnp.zeros_like(y).at[where].set(_on_simplex(largest, jnp.asarray(scale, y.dtype))))
 
 
 def affine_set(x: Float[Array, " n"], a: Float[Array, "m n"], b: Float[Array, " m"]) -> Float[Array, " n"]:
@@ -124,7 +159,7 @@ def second_order_cone(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
     return jnp.where(norm <= head, x, jnp.where(norm <= -head, 0.0, boundary))
 
 
-# Sets that need a search for a multiplier, which is then differentiated implicitly.
+# A set that needs a search for a multiplier, which is then differentiated implicitly; more are in `projections_polytopes`.
 
 
 def box_section(
@@ -178,126 +213,3 @@ def box_section(
     # The system has one unknown; where every coordinate is at a bound it is zero, and so is the derivative.
     multiplier = implicit(excess, tolerance=None)(bisect)(jnp.zeros((), x.dtype), x, lower, upper, a, b)
     return jnp.where(feasible, point(multiplier, x, lower, upper, a), jnp.nan)
-
-
-def birkhoff(
-    x: Float[Array, "n n"], *, tolerance: float | None = None, iterations: int = 10_000
-) -> Float[Array, "n n"]:
-    """The nearest doubly stochastic matrix: no entry negative, all rows and columns sum to one.
-
-    It is max(x + f_i + g_j, 0); the multipliers of the rows and of the columns are found in turn, each exactly as for a
-    simplex, until the largest violation is below `tolerance` (1e-12 in double precision, 1e-6 in single).
-    """
-    need_count("iterations", iterations)
-    if x.shape[0] != x.shape[1]:
-        raise ArgumentError("x", f"must be a square matrix, not of shape {x.shape}.")
-    bound = (1e-12 if x.dtype == jnp.float64 else 1e-6) if tolerance is None else tolerance
-
-    def plan(potentials, x):
-        f, g = potentials
-        return jax.nn.relu(x + f[:, None] + g[None, :])
-
-    def violation(potentials, x):
-        matrix = plan(potentials, x)
-        return 1 - jnp.sum(matrix, axis=1), 1 - jnp.sum(matrix, axis=0)
-
-    def alternate(_, x):
-        thresholds = jax.vmap(_simplex_shift)
-
-        def step(carry):
-            (_, g), _, count = carry
-            f = thresholds(x + g[None, :])
-            g = thresholds((x + f[:, None]).T)
-            rows, _ = violation((f, g), x)
-            return (f, g), jnp.max(jnp.abs(rows)), count + 1
-
-        start = ((jnp.zeros_like(x[:, 0]), jnp.zeros_like(x[0])), jnp.asarray(jnp.inf, x.dtype), 0)
-        return jax.lax.while_loop(lambda carry: (carry[1] > bound) & (carry[2] < iterations), step, start)[0]
-
-    # The Jacobian is a graph Laplacian: singular along constants, consistently so, which conjugate gradients accept.
-    zeros = (jnp.zeros_like(x[:, 0]), jnp.zeros_like(x[0]))
-    solve = implicit(violation, symmetric=True, dense_below=0, tolerance=None)(alternate)
-    return plan(solve(zeros, x), x)
-
-
-def transport_polytope(
-    scores: Float[Array, "m n"],
-    a: Float[Array, " m"] | None = None,
-    b: Float[Array, " n"] | None = None,
-    *,
-    regularization: Any = 1.0,
-    tolerance: float | None = None,
-    iterations: int = 10_000,
-) -> Float[Array, "m n"]:
-    r"""The Kullback-Leibler projection of exp(scores / regularization) onto the matrices with marginals a and b.
-
-    $$\operatorname{argmax}_{P \ge 0} \langle P, S \rangle - \varepsilon \textstyle\sum_{ij} P_{ij} (\log P_{ij} - 1)
-      \quad\text{s.t.}\quad P 1 = a,\; P^\top 1 = b$$
-
-    **Arguments:** `a` and `b` sum to the same number, uniform distributions by default. `tolerance` bounds the violation
-    of the marginals (1e-10 in double precision, 1e-6 in single).
-
-    Solved by Sinkhorn's algorithm on logarithms (Cuturi 2013; Peyre and Cuturi 2019, section 4.4), differentiated
-    implicitly.
-    """
-    return transport_plan(-scores, a, b, regularization=regularization, tolerance=tolerance, iterations=iterations)
-
-
-def transport_plan(
-    costs: Float[Array, "m n"],
-    a: Float[Array, " m"] | None = None,
-    b: Float[Array, " n"] | None = None,
-    *,
-    regularization: Any = 1.0,
-    tolerance: float | None = None,
-    iterations: int = 10_000,
-) -> Float[Array, "m n"]:
-    """The plan that moves the distribution a to b at least cost, blurred by entropy: `transport_polytope(-costs)`."""
-    need_count("iterations", iterations)
-    need_positive("regularization", regularization)
-    m, n = costs.shape
-    dtype = costs.dtype
-    a = jnp.full((m,), 1 / m, dtype) if a is None else a
-    b = jnp.full((n,), 1 / n, dtype) if b is None else b
-    for name, marginal in (("a", a), ("b", b)):
-        if not is_tracer(marginal) and not np.all(np.asarray(marginal) >= 0):
-            raise ArgumentError(name, "must not be negative.")
-    if not is_tracer(a) and not is_tracer(b):
-        total, other = float(np.sum(np.asarray(a))), float(np.sum(np.asarray(b)))
-        if abs(total - other) > 1e-4 * max(total, other):
-            raise ArgumentError("b", f"sums to {other:g}, and a to {total:g}; they must agree.")
-    bound = (1e-10 if dtype == jnp.float64 else 1e-6) if tolerance is None else tolerance
-    tiny = jnp.finfo(dtype).tiny
-    scaled = -costs / jnp.asarray(regularization, dtype)
-    log = lambda marginal: jnp.log(jnp.maximum(marginal.astype(dtype), tiny))
-
-    def column_potential(f, scaled, log_b):
-        return log_b - jax.nn.logsumexp(scaled + f[:, None], axis=0)
-
-    def row_potential(f, scaled, log_a, log_b):
-        g = column_potential(f, scaled, log_b)
-        return log_a - jax.nn.logsumexp(scaled + g[None, :], axis=1)
-
-    def condition(f, scaled, log_a, log_b):
-        # A constant may be added to f and taken from g: fixed by a mean of zero.
-        image = row_potential(f, scaled, log_a, log_b)
-        return image - jnp.mean(image) - f
-
-    def sinkhorn(_, scaled, log_a, log_b):
-        def step(carry):
-            f, _, count = carry
-            image = row_potential(f, scaled, log_a, log_b)
-            # the violation of a by the plan of (f, g(f)) is a (1 - exp(f - image))
-            error = jnp.sum(jnp.exp(log_a) * jnp.abs(jnp.expm1(f - image)))
-            return image - jnp.mean(image), error, count + 1
-
-        going = lambda carry: (carry[1] > bound) & (carry[2] < iterations)
-        f = row_potential(jnp.zeros((m,), dtype), scaled, log_a, log_b)
-        f = f - jnp.mean(f)
-        return jax.lax.while_loop(going, step, (f, jnp.asarray(jnp.inf, dtype), 0))[0]
-
-    log_a, log_b = log(a), log(b)
-    f = implicit(condition, tolerance=None)(sinkhorn)(jnp.zeros((m,), dtype), scaled, log_a, log_b)
-    g = column_potential(f, scaled, log_b)
-    # rows of f off by a common constant do not matter: g takes it back
-    return jnp.exp(scaled + f[:, None] + g[None, :])

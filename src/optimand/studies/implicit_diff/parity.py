@@ -2,6 +2,7 @@
 
 import inspect
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -35,6 +36,14 @@ def _parity_case(cls: type[Method]) -> conformance.Case:
         return conformance.Case(
             smooth.ProjectedGradient(), lambda theta: Composite(energy, in_box, theta), theta, guess
         )
+    if cls.problem is smooth.MonotoneInclusion:  # those with an anchor come near as 1/k
+        turning = jnp.array([[0.8, 0.3, 0.0], [-0.3, 0.6, 0.2], [0.0, -0.2, 0.7]])
+        tilted = lambda u, i, theta: turning @ u + jnp.where(i % 2 == 0, 0.2, -0.2) * jnp.sin(u) - theta
+        damped = lambda v, step_size: v / (1 + 0.1 * step_size)
+        build = lambda theta: smooth.MonotoneInclusion(tilted, 4, damped, theta)
+        options = {"steps": 1500, "tolerance": 5e-3, "key": jax.random.key(7) if cls.stochastic else None}
+        return conformance.Case(cls(lipschitz=1.2, step_scale=4.0 if cls.stochastic else 1.0, tolerance=0.0),
+                                build, theta, guess, **options)  # fmt: skip
     return conformance.standard_case(cls(), theta=theta, guess=guess)
 
 

@@ -1,0 +1,370 @@
+r"""Sequential quadratic programming with an exact penalty and elastic subproblems.
+
+At an iterate x with multipliers the step d solves a quadratic program with the constraints linearised,
+
+$$\min_d \; \nabla f^\top d + \tfrac12 d^\top H d + \rho \big(\lVert h + J_h d \rVert_1 + \sum_i \max(0, g_i + J_{g_i} d)\big)
+  \quad\text{s.t.}\quad l \le x + d \le u ,$$
+
+with H the Hessian of the Lagrangian made convex, or its damped BFGS approximation (Powell 1978). This is Fletcher's
+\(S\ell_1 QP\): it has a solution even if the linearised constraints contradict each other (the elastic mode), its step
+descends on the merit function
+
+$$\varphi(x) = f(x) + \rho \big(\lVert h(x) \rVert_1 + \sum_i \max(0, g_i(x))\big),$$
+
+and for a \(\rho\) above the multipliers its solution is that of the program with hard constraints. \(\rho\) is raised as
+long as that lets a step come nearer to the linearised constraints (Byrd, Nocedal and Waltz 2008). The line search backtracks
+on \(\varphi\); where the curvature of the constraints is what refuses a whole step, a second-order correction is tried first
+(Nocedal and Wright 2006, section 18.3).
+"""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..core.budget import Counters
+from ..core.constrained import Constrained, PrimalDual
+from ..core.errors import ArgumentError
+from ..core.method import Method
+from ..core.solution import Result
+from .arguments import need_between, need_count, need_not_negative, need_positive
+from .flat_program import FlatProgram
+from .interior_iteration import Interior, InteriorProgram, advance, begin, minimise, restored
+from .line_search import constant, evaluated
+
+__all__ = ["SQP"]
+
+
+class SQPState(eqx.Module):
+    """The iterate with its multipliers, and what the next step needs.
+
+    - `objective`, `violation`: f and the sum of all violations at the point; `residual`: how far the point before was from
+      the KKT conditions, with the multipliers that led away from it.
+    - `gradient`, `jacobian`, `hessian`: of the point before, and the approximation there, for BFGS.
+    - `penalty`: rho. `shift`: added to the diagonal of H after a search that found nothing.
+    - `failures`: searches in a row that found nothing. `scale`: sizes of the objective and of the point at the start.
+    """
+
+    value: PrimalDual
+    before: Float[Array, "n"]
+    gradient: Float[Array, "n"]
+    jacobian: Float[Array, "k n"]
+    hessian: Float[Array, "n n"]
+    objective: Array
+    violation: Array
+    residual: Array
+    penalty: Array
+    shift: Array
+    failures: Array
+    number: Array
+    infeasible: Array
+    unbounded: Array
+    scale: Float[Array, "2"]
+    counters: Counters
+
+
+class SQP(Method):
+    """Sequential quadratic programming: few evaluations, high accuracy, equalities, inequalities and bounds.
+
+    Pick it for smooth constrained problems with up to some hundred unknowns whose functions are worth their evaluations; the
+    linear algebra is dense. The guess need not be feasible; it is moved into the bounds, which every iterate keeps to.
+
+    **Arguments:**
+
+    - `hessian`: "exact", that of the Lagrangian by automatic differentiation, made convex; or "bfgs".
+    - `penalty`: the first rho, in units of the largest derivative of the objective at the guess (or one).
+    - `decrease`: the fraction of the predicted decrease that a step must achieve. `max_trials`: evaluations of a search.
+    - `inner_steps`: interior point steps for a subproblem.
+    - `tolerance`: converged when no constraint is violated by more than this, complementarity holds to it, and the gradient
+      of the Lagrangian is at most this times the largest derivative of the objective (or one).
+
+    Ends as `infeasible` at a point that is stationary for the violation, which is then the least nearby, in
+    `solution.state.violation`; as `diverged` where the objective falls without bound along feasible points; as `stopped`
+    where no step makes progress at this precision. Raises `ArgumentError`, naming the argument, for a number out of range.
+
+    Sources: Fletcher 1985; Powell 1978; Byrd, Nocedal and Waltz 2008.
+
+    ```python
+    disc = om.Constrained(lambda x: jnp.sum(x), inequalities=lambda x: jnp.sum(x**2) - 2.0)
+    om.solve(disc, om.smooth.SQP(), jnp.array([0.5, 0.0])).value     # (-1, -1) and the multiplier 1/2
+    ```
+    """
+
+    problem = Constrained
+    reference: ClassVar[str] = "nocedal2006numerical"
+
+    hessian: str = eqx.field(static=True, default="exact")
+    penalty: Any = 10.0
+    decrease: Any = 1e-4
+    max_trials: int = eqx.field(static=True, default=25)
+    inner_steps: int = eqx.field(static=True, default=60)
+    tolerance: Any = 1e-6
+
+    def __check_init__(self):
+        if self.hessian not in ("exact", "bfgs"):
+            raise ArgumentError("hessian", f'must be "exact" or "bfgs", not {self.hessian!r}.')
+        need_positive("penalty", self.penalty)
+        need_between("decrease", self.decrease, 0, 0.5)
+        need_count("max_trials", self.max_trials)
+        need_count("inner_steps", self.inner_steps)
+        need_not_negative("tolerance", self.tolerance)
+
+    def init(self, problem: Constrained, guess: PrimalDual, *, key: Array | None) -> SQPState:
+        view = FlatProgram(problem, guess)
+        x, equality, inequality, lower, upper = view.unpack(guess)
+        x = jnp.clip(x, view.lower, view.upper)
+        n, k = view.size, view.equality_count + view.inequality_count
+        number = lambda value: jnp.asarray(value, view.dtype)
+        return SQPState(
+            view.pack(x, equality, inequality, lower, upper), x, jnp.zeros_like(x), jnp.zeros((k, n), view.dtype),
+            jnp.eye(n, dtype=view.dtype), number(0), number(0), number(jnp.inf), number(0), number(0), jnp.int32(0),
+            jnp.int32(0), jnp.array(False), jnp.array(False), jnp.ones((2,), view.dtype), Counters.zero(),
+        )  # fmt: skip
+
+    def step(self, problem: Constrained, state: SQPState, *, key: Array | None) -> SQPState:
+        view = FlatProgram(problem, state.value)
+        x, equality, inequality, low, up = view.unpack(state.value)
+        multipliers = jnp.concatenate([equality, inequality])
+        first = state.number == 0
+        f, c, gradient, jacobian = _derivatives(view, x)
+        size = jnp.maximum(1.0, jnp.max(jnp.abs(gradient), initial=0.0))
+        scale = jnp.where(first, jnp.stack([1 + jnp.abs(f), 1 + jnp.max(jnp.abs(x), initial=0.0)]), state.scale)
+        penalty = jnp.where(first, self.penalty * size, state.penalty)
+        violation = _violation(view, c)
+
+        stationarity = gradient + multipliers @ jacobian - low + up
+        slacks = jnp.concatenate([-c[view.equality_count :], x - view.lower, view.upper - x])
+        signed = jnp.concatenate([inequality, low, up])
+        natural = jnp.where(jnp.isfinite(slacks), jnp.minimum(signed, slacks), signed)
+        worst = lambda *arrays: jnp.max(jnp.stack([jnp.max(jnp.abs(a), initial=0.0) for a in arrays]))
+        residual = jnp.maximum(worst(stationarity) / size, worst(c[: view.equality_count], natural))
+        finished = residual <= self.tolerance
+
+        hessian, rows, sigma = self._curvature(view, state, x, multipliers, gradient, jacobian, low + up)
+        hessian = hessian + state.shift * jnp.eye(view.size, dtype=view.dtype)
+        m = view.equality_count
+        model = InteriorProgram(
+            hessian, gradient, jacobian[:m], -c[:m], jacobian[m:], -c[m:], view.lower - x, view.upper - x
+        )
+        solved, penalty, left, spent = self._subproblem(view, model, penalty, c, violation)
+        d = jnp.clip(solved.x, view.lower - x, view.upper - x)
+        nu, mu, low_new, up_new = model.multipliers(solved)
+        bent = sigma * rows * (jacobian @ d)  # what the convexifying term took over of the multipliers
+        nu, mu = nu + bent[:m], jnp.maximum(mu + bent[m:], 0)
+
+        predicted = gradient @ d - penalty * (violation - left)
+        found = self._search(view, state.value, x, d, f, c, jacobian, jnp.concatenate([nu, mu]), penalty, violation, predicted)
+        x_new, f_new, violation_new, trials, accepted = found
+        accepted = accepted & ~finished
+        pick = lambda new, old: jnp.where(accepted, new, old)
+        value = view.pack(
+            pick(x_new, x), pick(nu, equality), pick(mu, inequality), pick(low_new, low), pick(up_new, up)
+        )
+        # Multipliers may be all that is missing: they are those of the subproblem where the step has no length.
+        idle = worst(d) <= 10 * jnp.finfo(view.dtype).eps * (1 + worst(x))
+        refreshed = view.pack(x, nu, mu, low_new, up_new)
+        value = jax.tree_util.tree_map(
+            lambda new, old: jnp.where(idle & ~accepted & ~finished, new, old), refreshed, value
+        )
+        failures = jnp.where(accepted, 0, state.failures + 1)
+        weight = jnp.maximum(jnp.max(jnp.abs(jnp.diagonal(hessian)), initial=0.0), 1e-2)
+        shift = jnp.where(accepted, state.shift / 10, jnp.maximum(10 * state.shift, 1e-3 * weight))
+        shift = jnp.where(shift > 1e-12 * weight, shift, 0)
+        far = worst(x_new) > 1e6 * scale[1]
+        falls = (f_new < -1e6 * scale[0]) & far & (violation_new <= 1e-6 * worst(x_new))
+        hopeless = violation - left <= 1e-4 * violation
+        nowhere = (violation > 10 * self.tolerance) & hopeless & (penalty >= _MOST_PENALTY * size)
+        stuck_infeasible = (failures >= _FAILURES) & (violation > 10 * self.tolerance)
+        # An elastic step that hardly helps asks for a larger penalty.
+        unsatisfied = (violation > self.tolerance) & (left > 0.9 * violation) & (penalty < _MOST_PENALTY * size)
+        penalty = jnp.where(unsatisfied, 10 * penalty, penalty)
+        return SQPState(
+            value, x, gradient, jacobian, hessian if self.hessian == "bfgs" else state.hessian,
+            pick(f_new, f), pick(violation_new, violation), residual, penalty.astype(view.dtype),
+            shift.astype(view.dtype), failures, state.number + 1, nowhere | stuck_infeasible, falls & accepted, scale,
+            state.counters.add(
+                values=1 + trials, gradients=1, jacobians=1, linear_solves=spent,
+                hessian_products=view.size if self.hessian == "exact" else 0,
+            ),
+        )  # fmt: skip
+
+    def _curvature(self, view, state, x, multipliers, gradient, jacobian, on_bounds):
+        """H, positive definite; and sigma and the rows r, if sigma J' diag(r) J is part of it.
+
+        On active constraints this term is constant along feasible steps, so that it changes the multipliers and not the
+        step, while a Hessian with positive curvature along the constraints only becomes positive definite by it.
+        """
+        identity = jnp.eye(view.size, dtype=view.dtype)
+        m = view.equality_count
+        rows = jnp.where(jnp.arange(len(multipliers)) < m, 1.0, jnp.where(multipliers > 1e-6, 1.0, 0.0)).astype(view.dtype)
+        if self.hessian == "bfgs":
+            s = x - state.before
+            y = gradient - state.gradient + multipliers @ (jacobian - state.jacobian)
+            return _damped_update(state.hessian, s, y, state.number), rows, jnp.zeros((), view.dtype)
+        exact = view.lagrangian_hessian(x, multipliers)
+        exact = (exact + exact.T) / 2
+        fixed = jax.lax.stop_gradient(exact)
+        gram = jax.lax.stop_gradient((jacobian * rows[:, None]).T @ jacobian)
+        # A bound that holds an unknown back is an active constraint as well, along which any curvature will do.
+        held = jnp.where((on_bounds > 1e-6) & ((x <= view.lower) | (x >= view.upper)), 1.0, 0.0).astype(view.dtype)
+        size = jnp.maximum(jnp.max(jnp.abs(fixed), initial=0.0), 1e-8)
+        unit = size / jnp.maximum(jnp.max(jnp.abs(gram), initial=0.0), 1e-8)
+        floor = 1e-8 * size
+
+        def definite(matrix):
+            return jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix - floor * identity)))
+
+        def attempt(carry):
+            number, _ = carry
+            sigma = jnp.where(number == 0, 0, unit * 10.0 ** (number - 1))
+            return number + 1, definite(fixed + sigma * gram + size * jnp.diag(held) * (number > 0))
+
+        number, good = jax.lax.while_loop(lambda carry: ~carry[1] & (carry[0] < 4), attempt, (0, jnp.array(False)))
+        sigma = jnp.where(number <= 1, 0, unit * 10.0 ** (number - 2)).astype(view.dtype)
+        extra = sigma * gram + size * jnp.diag(held) * (number > 1)
+
+        def flipped():
+            values, vectors = jnp.linalg.eigh(jnp.nan_to_num(fixed + extra))
+            positive = jnp.maximum(jnp.abs(values), 1e3 * floor)
+            return (vectors * positive) @ vectors.T - fixed
+
+        extra = jax.lax.cond(good, lambda: extra, flipped)
+        return exact + extra, rows, sigma
+
+    def _subproblem(self, view, model: InteriorProgram, penalty, c, violation):
+        """The solution of the elastic program, the penalty it needed, the linearised violation left, and the steps spent."""
+        tolerance = 1e-9 if view.dtype == jnp.float64 else 1e-5
+        model = model.without_fixed()
+        enough = jax.lax.stop_gradient(jnp.maximum(1e-6 * violation, 0.1 * self.tolerance))
+        still, violation, penalty = jax.lax.stop_gradient((model, violation, penalty.astype(view.dtype)))
+        linear, base = jnp.concatenate([still.A, still.G]), -jnp.concatenate([still.b, still.h])
+        _, scaling = still.scaled(_SWEEPS)
+
+        def attempt(carry):
+            kept, _, before, penalty, tried, spent = carry
+            rho = jnp.where(tried == 0, penalty, 10 * penalty)
+            scaled, _ = still._replace(elastic=rho).scaled_by(scaling)
+            z, count = minimise(scaled, jnp.zeros_like(still.q), tolerance=tolerance, most=self.inner_steps)
+            left = _violation(view, base + linear @ (z.x * scaling.columns))
+            helped = (tried == 0) | (left < 0.9 * before)
+            pick = lambda new, old: jnp.where(helped, new, old)
+            return jax.tree_util.tree_map(pick, z, kept), helped, pick(left, before), pick(rho, penalty), tried + 1, spent + count
+
+        def going(carry):
+            _, helped, left, _, tried, _ = carry
+            return (tried == 0) | (helped & (left > enough) & (tried < _RAISES))
+
+        nothing = begin(still._replace(elastic=penalty).scaled_by(scaling)[0], jnp.zeros_like(still.q))
+        start = (nothing, jnp.array(True), violation, penalty, jnp.int32(0), jnp.int32(0))
+        z, _, left, penalty, _, spent = jax.lax.while_loop(going, attempt, start)
+        # The derivative is that of one more Newton step at the solution.
+        known = restored(z, scaling)
+        return evaluated(_newton_step, (model, penalty, z), known), penalty, left, spent
+
+    def _search(self, view, like, x, d, f, c, jacobian, multipliers, penalty, violation, predicted):
+        """The point, f, the violation, the evaluations, and whether the merit function has fallen enough."""
+        m = view.equality_count
+        still = FlatProgram(constant(view.problem), constant(like))
+        origin, heading, f, c, jacobian, multipliers, penalty, violation, predicted = jax.lax.stop_gradient(
+            (x, d, f, c, jacobian, multipliers, penalty, violation, predicted)
+        )
+        merit = f + penalty * violation
+        allowance = 10 * jnp.finfo(view.dtype).eps * (jnp.abs(f) + penalty * violation)
+        active = (jnp.arange(len(c)) < m) | (multipliers > 1e-8) | (c + jacobian @ heading > -1e-8)
+        rows = jnp.where(active[:, None], jacobian, 0)
+
+        def correction(c_there):
+            """The shortest way back to the active constraints, from their values at the end of the step."""
+            gram = rows @ rows.T
+            weight = jnp.maximum(jnp.max(jnp.abs(jnp.diagonal(gram)), initial=0.0), 1e-12)
+            gram = gram + (1e-10 * weight + jnp.where(active, 0, weight)) * jnp.eye(len(c), dtype=view.dtype)
+            return -rows.T @ jnp.linalg.solve(gram, jnp.where(active, c_there, 0))
+
+        def trial(carry):
+            length, bend, number, _, _, _, _ = carry
+            there = jnp.clip(origin + length * heading + bend, view.lower, view.upper)
+            f_there, c_there = still.value(there), still.constraints(there)
+            v_there = _violation(view, c_there)
+            new = f_there + penalty * v_there
+            gain = new - merit
+            ok = jnp.isfinite(new) & (gain <= self.decrease * length * predicted + allowance)
+            parabola = -predicted * length**2 / (2 * (gain - length * predicted))
+            shorter = length * jnp.clip(jnp.where(jnp.isfinite(parabola), parabola / length, 0), 0.1, 0.5)
+            bent = (number == 0) & jnp.isfinite(new) & (v_there > 0)
+            if len(c):
+                bend = jnp.where(bent & ~ok, jax.lax.cond(bent & ~ok, correction, lambda c: jnp.zeros_like(x), c_there), 0)
+            sound = jnp.all(jnp.isfinite(bend))
+            shorter = jnp.where(bent & sound, length, shorter)  # the same length, bent
+            bend = jnp.where(sound, bend, 0)
+            return shorter, bend, number + 1, ok, there, f_there, v_there
+
+        def going(carry):
+            return ~carry[3] & (carry[2] < self.max_trials)
+
+        zero = jnp.zeros_like(origin)
+        start = (jnp.ones((), view.dtype), zero, jnp.int32(0), jnp.array(False), origin, f, violation)
+        _, _, trials, ok, there, f_there, v_there = jax.lax.while_loop(going, trial, start)
+        # What was found, as a function of x and d: along d, and across it by what was constant.
+        along = jnp.vdot(there - origin, heading) / jnp.maximum(jnp.vdot(heading, heading), jnp.finfo(view.dtype).tiny)
+        moved = x + along * d
+        return moved + jax.lax.stop_gradient(there - moved), f_there, v_there, trials, ok
+
+    def done(self, problem: Constrained, state: SQPState):
+        code = jnp.where(state.failures >= _FAILURES, Result.stopped.code, Result.running.code)
+        code = jnp.where(state.unbounded, Result.diverged.code, code)
+        code = jnp.where(state.infeasible, Result.infeasible.code, code)
+        return jnp.where(state.residual <= self.tolerance, Result.converged.code, code)
+
+    def answer(self, problem: Constrained, state: SQPState) -> PyTree:
+        return state.value
+
+    def metrics(self, problem: Constrained, state: SQPState) -> dict[str, Any]:
+        return {"value": state.objective, "violation": state.violation, "residual": state.residual}
+
+
+_SWEEPS = 5  # of the scaling of a subproblem
+_FAILURES = 8  # searches in a row, each with a larger shift
+_RAISES = 5  # subproblems in a step, each with a larger penalty
+_MOST_PENALTY = 1e8  # in units of the largest derivative of the objective
+
+
+def _newton_step(model: InteriorProgram, penalty: Array, z: Interior) -> Interior:
+    """One more iteration of a subproblem from z, which is that of the scaled program."""
+    scaled, scaling = model._replace(elastic=penalty).scaled(_SWEEPS)
+    return restored(advance(scaled, z), scaling)
+
+
+def _derivatives(view: FlatProgram, x: Array) -> tuple[Array, Array, Array, Array]:
+    """f, c, the gradient and the Jacobian, with one call of the problem's functions."""
+
+    def both(x):
+        values = jnp.concatenate([view.value(x)[None], view.constraints(x)])
+        return values, values
+
+    rows = 1 + view.equality_count + view.inequality_count
+    jacobian, values = (jax.jacrev if rows <= view.size else jax.jacfwd)(both, has_aux=True)(x)
+    return values[0], values[1:], jacobian[0], jacobian[1:]
+
+
+def _violation(view: FlatProgram, c: Array) -> Array:
+    """|h|_1 + sum of max(0, g)."""
+    m = view.equality_count
+    return jnp.sum(jnp.abs(c[:m])) + jnp.sum(jnp.maximum(c[m:], 0))
+
+
+def _damped_update(B: Array, s: Array, y: Array, number: Array) -> Array:
+    """Powell's damped BFGS update of B; scaled by the first pair; B itself where there is no step."""
+    ss, sy, yy = s @ s, s @ y, y @ y
+    begin = (number == 1) & (sy > 0)
+    B = jnp.where(begin, jnp.clip(yy / jnp.where(begin, sy, 1), 1e-6, 1e8) * jnp.eye(len(s), dtype=s.dtype), B)
+    Bs = B @ s
+    sBs = s @ Bs
+    there = (ss > 0) & (sBs > 0) & jnp.isfinite(sy)
+    theta = jnp.where(sy >= 0.2 * sBs, 1.0, 0.8 * sBs / jnp.where(there & (sBs != sy), sBs - sy, 1))
+    r = theta * y + (1 - theta) * Bs
+    sr = s @ r
+    there = there & (sr > 0)
+    update = -jnp.outer(Bs, Bs) / jnp.where(there, sBs, 1) + jnp.outer(r, r) / jnp.where(there, sr, 1)
+    return jnp.where(there, B + update, B)

@@ -1,0 +1,117 @@
+"""Sequential quadratic programming: known answers, and how it ends where there is none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optimand as om
+from optimand.smooth import SQP, QuadraticProgram
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def hock_schittkowski_71():
+    return om.Constrained(
+        lambda x: x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2],
+        equalities=lambda x: x @ x - 40.0, inequalities=lambda x: 25.0 - jnp.prod(x), bounds=(1.0, 5.0),
+    )  # fmt: skip
+
+
+KNOWN = {
+    "hs71": (hock_schittkowski_71, [1.0, 5.0, 5.0, 1.0], [1.0, 4.7429996, 3.8211499, 1.3794083]),
+    # A local Maratos example: full steps violate the circle and raise the objective.
+    "maratos": (
+        lambda: om.Constrained(lambda x: 2 * (x @ x - 1) - x[0], equalities=lambda x: x @ x - 1),
+        [np.cos(0.8), np.sin(0.8)], [1.0, 0.0],
+    ),
+    # The Hessian is indefinite, its restriction to the constraint is not.
+    "indefinite but for the constraint": (
+        lambda: om.Constrained(lambda x: -x[0] * x[1] + 0.01 * x[0] ** 4, equalities=lambda x: x[0] - x[1] ** 2 / 4 - 1),
+        [2.0, 2.5], None,
+    ),
+    # Linearised at the start, the two inequalities contradict each other.
+    "elastic at the start": (
+        lambda: om.Constrained(lambda x: jnp.sum(x), inequalities=lambda x: jnp.stack([x[0] ** 2 + 1 - x[1], x[1] - 4.0])),
+        [-10.0, 20.0], [-0.5, 1.25],
+    ),
+    "rows that depend on each other": (
+        lambda: om.Constrained(lambda x: jnp.sum((x - 2) ** 2), equalities=lambda x: jnp.array([1.0, 2.0]) * (x @ x - 2)),
+        [2.0, 0.5], [1.0, 1.0],
+    ),
+    "no constraints": (
+        lambda: om.Constrained(lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2), [-1.2, 1.0], [1.0, 1.0],
+    ),
+    "a guess outside its bounds, one of them fixed": (
+        lambda: om.Constrained(lambda x: jnp.sum((x - 3) ** 2) + x[0] * x[1], bounds=(jnp.array([0.0, 1.0]), jnp.array([2.0, 1.0]))),
+        [9.0, -9.0], [2.0, 1.0],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KNOWN)
+def test_known_answers(case):
+    make, guess, answer = KNOWN[case]
+    problem = make()
+    solution = om.solve(problem, SQP(), jnp.array(guess), budget=om.Budget(steps=100))
+    assert solution.result == om.Result.converged
+    assert problem.kkt_residual(solution.value).largest < 1e-5
+    if answer is not None:
+        np.testing.assert_allclose(solution.value.primal, answer, atol=1e-5)
+
+
+def test_bfgs_needs_no_second_derivative():
+    solution = om.solve(hock_schittkowski_71(), SQP("bfgs"), jnp.array([1.0, 5.0, 5.0, 1.0]), budget=om.Budget(steps=100))
+    np.testing.assert_allclose(solution.value.primal, KNOWN["hs71"][2], atol=1e-5)
+    assert solution.counters.asdict().get("hessian_products", 0) == 0
+
+
+def test_an_infeasible_problem_ends_with_the_least_violation():
+    """x^2 + 1 <= 0: violated least at zero, by one."""
+    problem = om.Constrained(lambda x: jnp.sum(x), inequalities=lambda x: x @ x + 1.0)
+    solution = om.solve(problem, SQP(), jnp.array([1.0, 2.0]), throw=False)
+    assert solution.result == om.Result.infeasible
+    assert problem.violation(solution.value.primal) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_an_unbounded_problem_diverges():
+    problem = om.Constrained(lambda x: -x[0] - x[1] ** 2, inequalities=lambda x: x[0] - x[1], bounds=(0.0, None))
+    assert om.solve(problem, SQP(), jnp.ones(2), throw=False).result == om.Result.diverged
+
+
+def test_nan_outside_the_domain_shortens_the_step():
+    problem = om.Constrained(lambda x: x[0] - jnp.log(x[0]) + x[1] ** 2, equalities=lambda x: jnp.sqrt(x[0]) - x[1] - 0.5)
+    solution = om.solve(problem, SQP(), jnp.array([3.0, 1.0]), budget=om.Budget(steps=100))
+    assert solution.result == om.Result.converged and problem.kkt_residual(solution.value).largest < 1e-5
+
+
+def test_a_quadratic_program_that_is_not_convex_gets_a_local_solution():
+    saddle = QuadraticProgram(np.diag([1.0, -1.0]), np.array([-1.0, 0.1]), bounds=(-2.0, 2.0), convex=False)
+    solution = om.solve(saddle, SQP(), jnp.array([0.3, 0.2]))
+    assert saddle.kkt_residual(solution.value).largest < 1e-5 and abs(solution.value.primal[1]) == 2
+
+
+def test_a_batch_is_solved_and_differentiated_member_by_member():
+    """min |x - t|^2 + x_0^4 on the unit disc and above a line, in t: derivatives against differences."""
+    problem = lambda t: om.Constrained(
+        lambda x, t: jnp.sum((x - t) ** 2) + x[0] ** 4, t,
+        equalities=lambda x, t: x[2] - x[0] * x[1], inequalities=lambda x, t: jnp.stack([x @ x - 1.0, 0.2 * t[0] - x[1]]),
+    )  # fmt: skip
+    run = lambda t: om.solve(problem(t), SQP(tolerance=1e-9), jnp.full(3, 0.3), throw=False)
+    outer = lambda t: run(t).value.primal @ jnp.array([1.0, -2.0, 0.5])
+    targets = jax.random.normal(jax.random.key(1), (8, 3))
+    h = 1e-6
+    moves = jnp.concatenate([h * jnp.eye(3), -h * jnp.eye(3)])
+
+    @jax.jit
+    def everything(targets):
+        around = jax.vmap(jax.vmap(outer))(targets[:, None] + moves)
+        return jax.vmap(run)(targets), jax.vmap(jax.grad(outer))(targets), (around[:, :3] - around[:, 3:]) / (2 * h)
+
+    solution, gradient, numeric = everything(targets)
+    assert np.all(np.asarray(solution.result.code) == om.Result.converged.code)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-5)
