@@ -87,9 +87,10 @@ def test_fixed_variables_are_constants_with_multipliers_and_empty_constraints_ar
         lambda x: jnp.sum((x["a"] - 1.0) ** 2) + (x["b"] + x["a"][0]) ** 2,
         equalities=lambda x: jnp.zeros((0,)),
         inequalities=lambda x: {"none": x["a"][:0]},
-        bounds=({"a": jnp.array([-1.0, 0.5]), "b": -1.0}, {"a": jnp.array([4.0, 0.5]), "b": 3.0}),
+        bounds=({"a": jnp.array([-1.0, 0.5]), "b": -3.0}, {"a": jnp.array([4.0, 0.5]), "b": 3.0}),
     )
-    solution = quick(problem, {"a": jnp.array([3.0, 3.0]), "b": jnp.array(2.0)})
+    guess = {"a": jnp.array([3.0, 3.0]), "b": jnp.array(2.0)}
+    solution = om.solve(problem, InteriorPoint(), guess, budget=om.Budget(steps=60))
     assert solution.result == om.Result.converged
     np.testing.assert_allclose(solution.value.primal["a"], [1.0, 0.5], atol=1e-6)
     np.testing.assert_allclose(solution.value.primal["b"], -1.0, atol=1e-6)
@@ -123,7 +124,10 @@ def test_crossed_bounds_and_bad_numbers_are_refused_by_name():
 
 
 def test_a_batch_of_programs_is_solved_as_each_alone_and_differentiated():
-    """Random small nonconvex programs under vmap; gradients of their solutions against central differences."""
+    """Random small nonconvex programs under vmap; gradients of their solutions against central differences.
+
+    The tolerance is small because some come near to a change of the active set, which a barrier rounds off.
+    """
 
     def loss(theta):
         problem = om.Constrained(
@@ -133,7 +137,7 @@ def test_a_batch_of_programs_is_solved_as_each_alone_and_differentiated():
             inequalities=lambda x, theta: jnp.sum(x**2, keepdims=True) - 2.0,
             bounds=(0.1, 3.0),
         )
-        solution = om.solve(problem, InteriorPoint(tolerance=1e-8), jnp.ones(3), throw=False, budget=om.Budget(steps=60))
+        solution = om.solve(problem, InteriorPoint(tolerance=1e-10), jnp.ones(3), throw=False, budget=om.Budget(steps=60))
         return solution.value.primal @ jnp.array([1.0, 2.0, 3.0]), solution.result.code
 
     thetas = jax.random.uniform(jax.random.key(1), (40, 3), minval=0.2, maxval=2.0)

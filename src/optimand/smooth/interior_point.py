@@ -156,7 +156,7 @@ class InteriorPoint(Method):
     def step(self, problem: Constrained, state: InteriorPointState, *, key: Array | None) -> InteriorPointState:
         new, update = self._advance(*constant((problem, state)))
         # The step is found with everything held constant; its derivative is that of the Newton step it is.
-        iterate = evaluated(_updated, (problem, state.iterate, state.like, update), new.iterate)
+        iterate = evaluated(_updated, (problem, state.iterate, state.like, update, new.iterate), new.iterate)
         return eqx.tree_at(lambda s: s.iterate, new, iterate)
 
     def done(self, problem: Constrained, state: InteriorPointState):
@@ -316,17 +316,21 @@ class Update(NamedTuple):
     correction: Any = None
 
 
-def _updated(problem: Constrained, at: Iterate, like: PrimalDual, update: Update) -> Iterate:
-    """The Newton step of the main problem that `update` tells of; where it was of another kind, as if there were none."""
+def _updated(problem: Constrained, start: Iterate, like: PrimalDual, update: Update, known: Iterate) -> Iterate:
+    """The Newton step of the main problem that `update` tells of; where it was of another kind, as if there were none.
+
+    There it is taken at `known`, where it is finite, since what a reverse pass does not use must be finite all the same.
+    """
+    at = select(update.moves, start, known)
     program = FlatProgram(problem, like)
     layout, no, barrier = _layout(program), jnp.array(False), update.barrier
     weights = jnp.concatenate([update.objective_scale[None], update.constraint_scale * at.multipliers])
     there = derivatives(program, at, weights).scaled(update.objective_scale, update.constraint_scale)
     part = ElasticPart(no, at.variables[: layout.size])
     newton = Newton.at(layout, barrier, part, there, at, update.mu, no)
-    step, dual_step = newton.system.factorised(update.delta).solve(newton.right_hand_side, newton.constraint_side)
+    step, dual_step = newton.system.factorised(jnp.where(update.moves, update.delta, 1)).solve(newton.right_hand_side, newton.constraint_side)
     walked = newton.walked(step + update.correction, dual_step, update.length, update.dual_length)
-    return _choose(at, (update.moves, walked))
+    return _choose(start, (update.moves, walked))
 
 
 def _first_multipliers(state: InteriorPointState, iterate: Iterate, found: Array) -> Array:
