@@ -21,7 +21,7 @@ are the true ones, so it vanishes from the solution, and rows of A may be linear
 Sources: Mehrotra 1992; Nocedal and Wright 2006, section 16.6; for elastic constraints Fletcher 1985.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -191,24 +191,25 @@ def _residuals(program: InteriorProgram, z: Interior) -> _Residuals:
     )  # fmt: skip
 
 
-def minimise(program: InteriorProgram, x: Array, *, tolerance: float, most: int) -> tuple[Interior, Array]:
+def minimise(program: InteriorProgram, x: Array, *, tolerance: Any, most: int) -> tuple[Interior, Array]:
     """The best iterate from x and how many it took; none of it is differentiated."""
     still, origin = constant((program, x))
 
     def iterate(carry):
-        z, best, least, count, _ = carry
+        z, best, least, count, idle = carry
         z = advance(still, z)
         error = error_of(still, z)
         better = error < least
         best = jax.tree_util.tree_map(lambda new, old: jnp.where(better, new, old), z, best)
-        return z, best, jnp.where(better, error, least), count + 1, jnp.isfinite(error)
+        idle = jnp.where(error < 0.9 * least, 0, jnp.where(jnp.isfinite(error), idle + 1, _PATIENCE))
+        return z, best, jnp.where(better, error, least), count + 1, idle.astype(jnp.int32)
 
     def going(carry):
-        _, _, least, count, sound = carry
-        return sound & (least > tolerance) & (count < most)
+        _, _, least, count, idle = carry
+        return (idle < _PATIENCE) & (least > tolerance) & (count < most)
 
     z = begin(still, origin)
-    carry = (z, z, error_of(still, z), jnp.int32(0), jnp.array(True))
+    carry = (z, z, error_of(still, z), jnp.int32(0), jnp.int32(0))
     _, best, _, count, _ = jax.lax.while_loop(going, iterate, carry)
     return best, count
 
@@ -321,3 +322,4 @@ def advance(program: InteriorProgram, z: Interior) -> Interior:
 
 
 _FRACTION = 0.995
+_PATIENCE = 8  # iterations without a better one, after which rounding is what is left

@@ -148,7 +148,8 @@ class SQP(Method):
         model = InteriorProgram(
             hessian, gradient, jacobian[:m], -c[:m], jacobian[m:], -c[m:], view.lower - x, view.upper - x
         )
-        solved, penalty, left, spent = self._subproblem(view, model, penalty, c, violation)
+        most_penalty = _MOST_PENALTY * size
+        solved, penalty, left, spent, pressed = self._subproblem(view, model, penalty, violation, most_penalty)
         d = jnp.clip(solved.x, view.lower - x, view.upper - x)
         nu, mu, low_new, up_new = model.multipliers(solved)
         bent = sigma * rows * (jacobian @ d)  # what the convexifying term took over of the multipliers
@@ -175,10 +176,10 @@ class SQP(Method):
         far = worst(x_new) > 1e6 * scale[1]
         falls = (f_new < -1e6 * scale[0]) & far & (violation_new <= 1e-6 * worst(x_new))
         hopeless = violation - left <= 1e-4 * violation
-        nowhere = (violation > 10 * self.tolerance) & hopeless & (penalty >= _MOST_PENALTY * size)
+        nowhere = (violation > 10 * self.tolerance) & hopeless & (penalty >= most_penalty)
         stuck_infeasible = (failures >= _FAILURES) & (violation > 10 * self.tolerance)
         # An elastic step that hardly helps asks for a larger penalty.
-        unsatisfied = (violation > self.tolerance) & (left > 0.9 * violation) & (penalty < _MOST_PENALTY * size)
+        unsatisfied = (violation > self.tolerance) & (left > 0.9 * violation) & pressed & (penalty < most_penalty)
         penalty = jnp.where(unsatisfied, 10 * penalty, penalty)
         return SQPState(
             value, x, gradient, jacobian, hessian if self.hessian == "bfgs" else state.hessian,
@@ -233,35 +234,44 @@ class SQP(Method):
         extra = jax.lax.cond(good, lambda: extra, flipped)
         return exact + extra, rows, sigma
 
-    def _subproblem(self, view, model: InteriorProgram, penalty, c, violation):
-        """The solution of the elastic program, the penalty it needed, the linearised violation left, and the steps spent."""
-        tolerance = 1e-9 if view.dtype == jnp.float64 else 1e-5
+    def _subproblem(self, view, model: InteriorProgram, penalty, violation, most_penalty):
+        """The solution of the elastic program, the penalty it needed, the linearised violation left, the steps spent, and whether
+        a multiplier is at the penalty."""
+        finest = 1e-12 if view.dtype == jnp.float64 else 1e-6
+        tolerance = jax.lax.stop_gradient(jnp.maximum(0.01 * jnp.minimum(self.tolerance, 1e-6), finest))
         model = model.without_fixed()
         enough = jax.lax.stop_gradient(jnp.maximum(1e-6 * violation, 0.1 * self.tolerance))
-        still, violation, penalty = jax.lax.stop_gradient((model, violation, penalty.astype(view.dtype)))
+        still, violation, penalty, most_penalty = jax.lax.stop_gradient((model, violation, penalty.astype(view.dtype), most_penalty))
         linear, base = jnp.concatenate([still.A, still.G]), -jnp.concatenate([still.b, still.h])
         _, scaling = still.scaled(_SWEEPS)
 
         def attempt(carry):
-            kept, _, before, penalty, tried, spent = carry
+            kept, _, before, penalty, tried, spent, _ = carry
             rho = jnp.where(tried == 0, penalty, 10 * penalty)
             scaled, _ = still._replace(elastic=rho).scaled_by(scaling)
             z, count = minimise(scaled, jnp.zeros_like(still.q), tolerance=tolerance, most=self.inner_steps)
             left = _violation(view, base + linear @ (z.x * scaling.columns))
             helped = (tried == 0) | (left < 0.9 * before)
             pick = lambda new, old: jnp.where(helped, new, old)
-            return jax.tree_util.tree_map(pick, z, kept), helped, pick(left, before), pick(rho, penalty), tried + 1, spent + count
+            # Only a multiplier at its limit says that more weight would lead nearer to the constraints.
+            there = restored(z, scaling)
+            strongest = jnp.maximum(jnp.max(jnp.abs(there.nu), initial=0.0), jnp.max(there.mu[: len(still.h)], initial=0.0))
+            pressed = strongest > 0.9 * rho
+            kept = jax.tree_util.tree_map(pick, z, kept)
+            return kept, helped, pick(left, before), pick(rho, penalty), tried + 1, spent + count, pressed
 
         def going(carry):
-            _, helped, left, _, tried, _ = carry
-            return (tried == 0) | (helped & (left > enough) & (tried < _RAISES))
+            _, helped, left, penalty, tried, _, pressed = carry
+            more = helped & pressed & (left > enough) & (penalty < most_penalty)
+            return (tried == 0) | (more & (tried < _RAISES))
 
         nothing = begin(still._replace(elastic=penalty).scaled_by(scaling)[0], jnp.zeros_like(still.q))
-        start = (nothing, jnp.array(True), violation, penalty, jnp.int32(0), jnp.int32(0))
-        z, _, left, penalty, _, spent = jax.lax.while_loop(going, attempt, start)
+        yes = jnp.array(True)
+        start = (nothing, yes, violation, penalty, jnp.int32(0), jnp.int32(0), yes)
+        z, _, left, penalty, _, spent, pressed = jax.lax.while_loop(going, attempt, start)
         # The derivative is that of one more Newton step at the solution.
         known = restored(z, scaling)
-        return evaluated(_newton_step, (model, penalty, z), known), penalty, left, spent
+        return evaluated(_newton_step, (model, penalty, z), known), penalty, left, spent, pressed
 
     def _search(self, view, like, x, d, f, c, jacobian, multipliers, penalty, violation, predicted):
         """The point, f, the violation, the evaluations, and whether the merit function has fallen enough."""
