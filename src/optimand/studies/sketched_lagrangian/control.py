@@ -9,7 +9,7 @@ from optimand.smooth import AdaSketchNewton
 from optimand.studies.base import Findings, Run, Table
 
 from . import Settings, split
-from .measuring import HEADINGS, compiled, figures_of, repeated, rivals, row, theta
+from .measuring import HEADINGS, compiled, figures_of, repeated, rivals, row, theta, with_data
 
 
 def elliptic_control(points: int) -> tuple[Constrained, PrimalDual]:
@@ -46,8 +46,8 @@ def run(settings: Settings, key: jax.Array, out: Run) -> Findings:
         problem, guess = elliptic_control(points)
         rows = []
         for name, method in methods.items():
-            measure = compiled(lambda problem: problem, method, guess, problem, settings.steps)
-            outcomes = repeated(measure, name, problem, guess, keys)
+            measure = compiled(with_data(problem), method, guess, problem.args, settings.steps)
+            outcomes = repeated(measure, name, problem.args, guess, keys)
             solved = sum(bool(outcome["kkt"] <= 1e-4) for outcome in outcomes)
             rows.append(row(name, outcomes, solved))
             metrics |= {f"{points} x {points}: {label}": value for label, value in figures_of(name, outcomes).items()}

@@ -12,7 +12,7 @@ from optimand.core.errors import ArgumentError, MissingExtra
 from optimand.studies.base import Findings, Run, Table
 
 from . import Settings
-from .measuring import HEADINGS, compiled, figures_of, repeated, rivals, row
+from .measuring import HEADINGS, compiled, figures_of, repeated, rivals, row, with_data
 
 
 def regression(rows: int, key: jax.Array) -> tuple[Constrained, PrimalDual]:
@@ -55,8 +55,8 @@ def run(settings: Settings, key: jax.Array, out: Run) -> Findings:
     metrics: dict[str, float] = {}
     rows = []
     for name, method in rivals(settings, settings.most_sketches_large).items():
-        measure = compiled(lambda problem: problem, method, guess, problem, settings.steps)
-        outcomes = repeated(measure, name, problem, guess, keys)
+        measure = compiled(with_data(problem), method, guess, problem.args, settings.steps)
+        outcomes = repeated(measure, name, problem.args, guess, keys)
         solved = sum(bool(outcome["kkt"] <= 1e-4) for outcome in outcomes)
         rows.append(row(name, outcomes, solved))
         metrics |= {f"logistic: {text}": value for text, value in figures_of(name, outcomes).items()}

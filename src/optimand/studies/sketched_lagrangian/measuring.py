@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
-from optimand import Budget, solve
+from optimand import Budget, Constrained, solve
 from optimand.core.method import Method
 from optimand.smooth import GMRESL1SQP, AdaptiveGMRESL1SQP, AdaSketchNewton, AugmentedLagrangian
 
@@ -46,6 +47,11 @@ def theta(settings: Settings) -> Any:
     return (lambda step: settings.theta / (step + 1)) if settings.theta_schedule else settings.theta
 
 
+def with_data(problem: Constrained) -> Callable:
+    """The problem as a function of its data."""
+    return lambda args: Constrained(problem.fn, *args, equalities=problem.equality_fn)
+
+
 def compiled(build: Callable, method: Method, guess: Any, argument: Any, steps: int) -> Callable:
     """`(argument, guess, key)` -> what is measured of a solve of `build(argument)`, compiled once for all of them.
 
@@ -60,9 +66,9 @@ def compiled(build: Callable, method: Method, guess: Any, argument: Any, steps: 
         lengths = history["step_length"][-2:] if "step_length" in history else jnp.full((2,), jnp.nan)
         taken = history["step"][-2:] > 0
         gradient = problem.optimality(solution.value)
-        residual = jnp.sqrt(jnp.sum(gradient.primal**2) + jnp.sum(gradient.equality**2))
+        residual = jnp.linalg.norm(ravel_pytree(gradient)[0])
         return {
-            "x": x, "f": problem.value(x), "kkt": residual, "iterations": solution.steps, "values": counters.values,
+            "f": problem.value(x), "kkt": residual, "iterations": solution.steps, "values": counters.values,
             "gradients": counters.gradients, "evaluations": counters.values + counters.gradients,
             "sketches": counters.linear_iterations, "products": counters.hessian_products,
             "unit": jnp.all(jnp.where(taken, lengths == 1, True)), "code": solution.result.code,
