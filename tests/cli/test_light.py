@@ -43,7 +43,7 @@ def test_list_names_methods_with_their_sources(optimand):
 def test_an_unknown_room_name_or_command_is_misuse(optimand):
     code, _, err = optimand("list", "studeis")
     assert code == 2 and "Did you mean 'studies'" in err and "Rooms:" in err
-    code, _, err = optimand("cite", "blondel2022")
+    code, _, err = optimand("cite", "blondel2022efficent")
     assert code == 2 and "Did you mean 'blondel2022efficient'" in err
     code, _, err = optimand("rnu")
     assert code == 2 and "No such command" in err
