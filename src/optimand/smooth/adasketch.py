@@ -183,7 +183,7 @@ class AdaSketchNewton(Method):
         zero, no = jnp.zeros((), z.dtype), jnp.array(False)
         counters = Counters.zero().add(values=1, gradients=1)
         return AdaSketchNewtonState(
-            guess, *point, adaptive, zero, zero, jnp.full((), jnp.nan, z.dtype), jnp.int32(0), no, no, counters
+            guess, point.objective, point.residual, adaptive, zero, zero, jnp.full((), jnp.nan, z.dtype), jnp.int32(0), no, no, counters
         )  # fmt: skip
 
     def step(self, problem: Constrained, state: AdaSketchNewtonState, *, key: Array) -> AdaSketchNewtonState:
@@ -193,7 +193,7 @@ class AdaSketchNewton(Method):
         smallest, dependent = jnp.full_like(state.smallest, jnp.nan), jnp.array(False)
         if self.matrix_free:
             newton, fixed = _by_products, constant((problem, like, z))
-            system = self._products(*fixed, jax.lax.stop_gradient(state.residual), size, key)
+            system = self._products(fixed[0], fixed[1], fixed[2], jax.lax.stop_gradient(state.residual), size, key)
         else:
             least = 1e-6 if self.least_curvature is None else self.least_curvature
             kkt = kkt_matrix(problem, like, z, least=least, shift=self.shift, regularisation=self.regularisation)
@@ -227,13 +227,14 @@ class AdaSketchNewton(Method):
         moved = z + length * d
         new = evaluated(evaluate, (moved, (problem, like)), new)
         z, new = select(accepted, (moved, new), (z, Point(state.objective, state.residual)))
+        new = Point(*new)
         change = weights.of(*constant((z, new)), size) - merit
         spent = {"hessian_products": self._products_spent(found)} if self.matrix_free else {"jacobians": 1}
         counters = state.counters.add(
             values=trials, gradients=trials, linear_solves=found.solves, linear_iterations=found.sketches, **spent
         )
         return AdaSketchNewtonState(
-            pack(program, z), *new, adaptive, jnp.where(accepted, length, 0), change, smallest, state.iteration + 1,
+            pack(program, z), new.objective, new.residual, adaptive, jnp.where(accepted, length, 0), change, smallest, state.iteration + 1,
             (found.sketches >= self.most_sketches) & (self.sketch != "exact"), ~accepted, counters,
         )  # fmt: skip
 
@@ -273,7 +274,8 @@ class AdaSketchNewton(Method):
         self, state: AdaSketchNewtonState, system: _System, size: int, dependent: Array, key: Array
     ) -> _Direction:
         """Sketch until the residual is small, look whether the direction descends; adapt and go on until it does."""
-        residual, theta = state.residual, self.theta(state.iteration) if callable(self.theta) else self.theta
+        residual = state.residual
+        theta: Any = self.theta(state.iteration) if callable(self.theta) else self.theta
         length = norm(residual)
         least = self.shift if self.least_curvature is None else self.least_curvature
 

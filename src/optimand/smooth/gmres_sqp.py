@@ -113,10 +113,10 @@ class _GMRESL1SQP(Method):
         point = evaluate(z, (problem, guess))
         n = program.size
         balance = jnp.maximum(_l1(point.residual[:n]) / (_l1(point.residual[n:]) + 1), 1)
-        numbers = (jnp.asarray(number, z.dtype) for number in (self.penalty, self._forcing()))
+        penalty, forcing = jnp.asarray(self.penalty, z.dtype), jnp.asarray(self._forcing(), z.dtype)
         counters = Counters.zero().add(values=1, gradients=1)
         return GMRESL1SQPState(
-            guess, *point, *numbers, balance, jnp.zeros((), z.dtype), jnp.array(False), counters
+            guess, point.objective, point.residual, penalty, forcing, balance, jnp.zeros((), z.dtype), jnp.array(False), counters
         )  # fmt: skip
 
     def step(self, problem: Constrained, state: GMRESL1SQPState, *, key: Array | None) -> GMRESL1SQPState:
@@ -129,7 +129,7 @@ class _GMRESL1SQP(Method):
         model = _Model(kkt, still.residual, gradient, n)
 
         def end(d, rest, carry, last):
-            return self._end(model, d, rest, still, *carry, last)
+            return self._end(model, d, rest, still, carry[0], carry[1], last)
 
         matrix = model.kkt.matrix
         d, (penalty, forcing), iterations = _gmres(lambda v: matrix @ v, -model.residual, end, (still.penalty, still.forcing), self.restart)
@@ -156,11 +156,12 @@ class _GMRESL1SQP(Method):
         point = evaluate(moved, (problem, like))
         finite = accepted & jnp.all(jnp.isfinite(point.residual))
         z, point = select(finite, (moved, point), (z, Point(state.objective, state.residual)))
+        point = Point(*point)
         counters = state.counters.add(
             values=trials, gradients=1, jacobians=1, linear_solves=1, linear_iterations=iterations
         )  # fmt: skip
         return GMRESL1SQPState(
-            pack(program, z), *point, penalty, forcing, state.balance, jnp.where(finite, length, 0), ~finite, counters
+            pack(program, z), point.objective, point.residual, penalty, forcing, state.balance, jnp.where(finite, length, 0), ~finite, counters
         )  # fmt: skip
 
     def done(self, problem: Constrained, state: GMRESL1SQPState):
@@ -255,7 +256,8 @@ def _l1(vector: Array) -> Array:
 
 def _values(z: Array, arguments: tuple) -> tuple[Array, Array]:
     """f and c at z."""
-    program = equality_program(*arguments, "SQP")
+    problem, like = arguments
+    program = equality_program(problem, like, "SQP")
     x = z[: program.size]
     return program.value(x), program.equalities(x)
 

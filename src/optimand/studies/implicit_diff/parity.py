@@ -1,6 +1,7 @@
 """P. Parity: implicit gradients of every method agree with finite differences and with unrolling."""
 
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +43,13 @@ def _parity_case(cls: type[Method]) -> conformance.Case:
         damped = lambda v, step_size: v / (1 + 0.1 * step_size)
         build = lambda theta: smooth.MonotoneInclusion(tilted, 4, damped, theta)
         options = {"steps": 1500, "tolerance": 5e-3, "key": jax.random.key(7) if cls.stochastic else None}
-        return conformance.Case(cls(lipschitz=1.2, step_scale=4.0 if cls.stochastic else 1.0, tolerance=0.0),
-                                build, theta, guess, **options)  # fmt: skip
+        fields: dict[str, Any] = {"lipschitz": 1.2, "step_scale": 4.0 if cls.stochastic else 1.0, "tolerance": 0.0}
+        return conformance.Case(cls(**fields), build, theta, guess, **options)
     if cls in (smooth.AdaSketchNewton, smooth.GMRESL1SQP, smooth.AdaptiveGMRESL1SQP):  # for equalities alone
         sum_is = lambda x, theta: jnp.sum(x, keepdims=True) - 0.2
         build = lambda theta: Constrained(energy, theta, equalities=sum_is)
-        return conformance.Case(cls(tolerance=1e-6), build, theta, guess, key=jax.random.key(7))
+        fields = {"tolerance": 1e-6}
+        return conformance.Case(cls(**fields), build, theta, guess, key=jax.random.key(7))
     if cls is smooth.LionK:  # with the kernel that leaves a smooth step
         method = smooth.LionK(smooth.L2SquaredKernel(), 0.3, 0.0, b2=0.8, tolerance=1e-11)
         return conformance.standard_case(method, theta=theta, guess=guess)

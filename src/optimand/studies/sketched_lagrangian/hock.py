@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def is_solved(test: TestProblem, outcome: dict) -> bool:
 def _one_of(group: list[TestProblem], which: jax.Array) -> Constrained:
     """The problem of this number in the group."""
     objectives = [test.problem.fn for test in group]
-    constraints = [test.problem.equality_fn for test in group]
+    constraints: list[Any] = [test.problem.equality_fn for test in group]
     return Constrained(
         lambda x, which: jax.lax.switch(which, objectives, x),
         which,

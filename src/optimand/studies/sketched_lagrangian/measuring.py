@@ -76,7 +76,7 @@ def compiled(build: Callable, method: Method, guess: Any, argument: Any, steps: 
         }  # fmt: skip
 
     few = not (isinstance(method, AdaSketchNewton) and method.sketch in ("gaussian_vector", "kaczmarz"))
-    options = {"xla_backend_optimization_level": 0} if few and jax.default_backend() == "cpu" else None
+    options: Any = {"xla_backend_optimization_level": 0} if few and jax.default_backend() == "cpu" else None
     lowered = jax.jit(measure).lower(argument, guess, jax.random.key(0))
     return lowered.compile(compiler_options=options)
 
