@@ -13,6 +13,8 @@ from optimand.compat.optimistix import as_minimiser
 from optimand.core.errors import ArgumentError
 from optimand.smooth import FIRE, LBFGS, Adam, Anderson, GradientDescent, Scipy
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 DATA = np.array([1.0, -2.0, 0.5])
 
 

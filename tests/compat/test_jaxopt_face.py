@@ -12,6 +12,8 @@ from optimand.compat import jaxopt as face
 from optimand.core.errors import ArgumentError
 from optimand.smooth import projections, proximal
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 RNG = np.random.default_rng(0)
 A = RNG.normal(size=(12, 4))
 B = A @ np.array([1.0, -0.5, 0.0, 0.3]) + 0.1 * RNG.normal(size=12)

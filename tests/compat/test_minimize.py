@@ -9,6 +9,8 @@ import scipy.optimize
 import optimand as om
 from optimand.core.errors import ArgumentError
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 START = [0.5, 0.2]
 
 

@@ -11,7 +11,15 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.stem)
+LONG = {"coming-from"}  # compiles a dozen solvers
+CASES = [
+    pytest.param(page, id=page.stem, marks=[pytest.mark.thorough] if page.stem in LONG else [])
+    for page in PAGES
+    if BLOCK.search(page.read_text())
+]
+
+
+@pytest.mark.parametrize("page", CASES)
 def test_the_code_of_a_page_runs(page):
     names = {}
     if page.name == "README.md":  # its data is left to the reader

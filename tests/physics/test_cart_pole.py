@@ -8,6 +8,8 @@ import pytest
 from optimand.core.errors import ArgumentError
 from optimand.physics import CartPole, CartPoleState, lqr, rollout
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 
 @pytest.fixture(autouse=True, scope="module")
 def x64():

@@ -216,13 +216,30 @@ DOUBLE = {
 }
 
 
+QUICKLY = {
+    "optax", "adam", "gradient descent, fixed step", "fixed point iteration", "fire", "linear solve", "gradient descent, searching",
+    "lbfgs", "anderson", "levenberg-marquardt", "gauss-newton", "newton, root", "newton, minimum", "proximal gradient",
+    "projected gradient", "mirror descent", "block coordinate descent", "optimistix, minimiser", "optimistix, root finder",
+    "scipy", "scipy, constrained",
+}  # fmt: skip
+
+
 def pairs(methods):
-    """Every method in every check. Those of one method go to one worker: they share what is compiled."""
+    """Every method in every check. Those of one method go to one worker: they share what is compiled.
+
+    Only methods named in `QUICKLY` are tried by default: all of them would take longer than a change should wait.
+    """
     return [
-        pytest.param(name, check, id=f"{name}-{check.__name__}", marks=pytest.mark.xdist_group(f"conformance {name}"))
+        pytest.param(
+            name, check, id=f"{name}-{check.__name__}",
+            marks=[
+                pytest.mark.xdist_group(f"conformance {name}"),
+                *([] if name in QUICKLY else [pytest.mark.thorough]),
+            ],
+        )
         for name in methods
         for check in CHECKS
-    ]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, check", pairs(SINGLE))

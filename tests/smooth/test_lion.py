@@ -14,6 +14,8 @@ from optimand.core.errors import ArgumentError
 from optimand.core.problem import Objective
 from optimand.smooth import HuberKernel, L1Kernel, L2SquaredKernel, LionK, SpectralKernel, TopKKernel, kkt_score, lion_k
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 
 def path(method, problem, guess, steps, see=lambda method, problem, state: state.point):
     """The points on the way, or what `see` makes of the states."""

@@ -8,6 +8,8 @@ import pytest
 import optimand as om
 from optimand.smooth import ADMM, QuadraticInteriorPoint, QuadraticProgram
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 METHODS = {"admm": ADMM(tolerance=1e-10), "interior": QuadraticInteriorPoint(tolerance=1e-9)}
 N, M, K = 6, 2, 5
 

@@ -8,6 +8,8 @@ import pytest
 import optimand as om
 from optimand.smooth import SQP, QuadraticProgram
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 
 @pytest.fixture(autouse=True)
 def double():

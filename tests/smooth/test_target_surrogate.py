@@ -24,6 +24,8 @@ from optimand.smooth import (
     TargetProblem,
 )
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 ROWS = np.random.default_rng(0).normal(size=(40, 3))
 LABELS = np.sign(ROWS @ np.array([1.0, -2.0, 0.5]) + 0.8 * np.random.default_rng(1).normal(size=40))
 START = np.array([0.5, 0.2, -0.4])

@@ -10,6 +10,8 @@ from optimand.smooth import projections
 from optimand.studies import halpern
 from optimand.studies.base import Run
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 
 def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
     settings = halpern.Settings(**{**halpern.QUICK, "parts": ("A", "D")})

@@ -8,6 +8,8 @@ from optimand.core.errors import ArgumentError
 from optimand.studies import lion
 from optimand.studies.base import Run
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

@@ -8,6 +8,8 @@ from optimand.core.errors import ArgumentError
 from optimand.studies import sketched_lagrangian as study
 from optimand.studies.base import Run
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 
 def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
     pytest.importorskip("sklearn")

@@ -11,6 +11,8 @@ from optimand.studies.target_surrogate import Settings, claims
 from optimand.studies.target_surrogate.imitation import first_below
 from optimand.studies.target_surrogate.measuring import Sweep, rows
 
+pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
+
 
 @pytest.mark.parametrize("part", "ABCO")
 def test_a_short_run_of_each_part_measures_what_its_claims_are_made_of(part, tmp_path):

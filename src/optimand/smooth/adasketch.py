@@ -228,7 +228,7 @@ class AdaSketchNewton(Method):
         new = evaluated(evaluate, (moved, (problem, like)), new)
         z, new = select(accepted, (moved, new), (z, Point(state.objective, state.residual)))
         new = Point(*new)
-        change = weights.of(*constant((z, new)), size) - merit
+        change = weights.of(jax.lax.stop_gradient(z), constant(new), size) - merit
         spent = {"hessian_products": self._products_spent(found)} if self.matrix_free else {"jacobians": 1}
         counters = state.counters.add(
             values=trials, gradients=trials, linear_solves=found.solves, linear_iterations=found.sketches, **spent

@@ -92,8 +92,9 @@ class ADMM(Method):
     warm. Raises `ArgumentError`, naming the argument, for a number out of its range and for a program declared not convex.
 
     ```python
-    solve = lambda q: om.solve(om.smooth.QuadraticProgram(P, q, G=G, h=h), om.smooth.ADMM(), jnp.zeros(n)).value.primal
-    jax.jit(jax.vmap(solve))(many_q)
+    program = lambda q: om.smooth.QuadraticProgram(2 * jnp.eye(2), q, G=jnp.ones((1, 2)), h=jnp.ones(1))
+    solve = lambda q: om.solve(program(q), om.smooth.ADMM(tolerance=1e-4), jnp.zeros(2)).value.primal
+    jax.jit(jax.vmap(solve))(jnp.array([[-2.0, 0.0], [-2.0, -2.0], [0.0, 1.0]]))
     ```
     """
 

@@ -112,7 +112,8 @@ class InteriorPoint(Method):
 
     ```python
     disc = om.Constrained(lambda x: jnp.sum(x), inequalities=lambda x: jnp.sum(x**2) - 2.0)
-    om.solve(disc, om.smooth.InteriorPoint(), jnp.array([0.5, 0.0])).value  # (-1, -1), multiplier 1/2
+    with jax.enable_x64(True):
+        om.solve(disc, om.smooth.InteriorPoint(), jnp.array([0.5, 0.0])).value  # (-1, -1), multiplier 1/2
     ```
     """
 

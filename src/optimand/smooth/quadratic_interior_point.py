@@ -63,8 +63,8 @@ class QuadraticInteriorPoint(Method):
     out of its range and for a program declared not convex.
 
     ```python
-    program = om.smooth.QuadraticProgram(P, q, A, b, G, h, bounds=(0.0, None))
-    om.solve(program, om.smooth.QuadraticInteriorPoint(), jnp.zeros(n)).value
+    program = om.smooth.QuadraticProgram(2 * jnp.eye(3), -jnp.arange(3.0), jnp.ones((1, 3)), jnp.ones(1), bounds=(0.0, None))
+    om.solve(program, om.smooth.QuadraticInteriorPoint(tolerance=1e-5), jnp.zeros(3)).value.primal  # (0, 1/4, 3/4)
     ```
     """
 

@@ -47,8 +47,9 @@ class QuadraticProgram(Constrained):
     the solve ends as `infeasible`.
 
     ```python
-    portfolio = QuadraticProgram(covariance, -returns, A=jnp.ones((1, n)), b=jnp.ones(1), bounds=(0.0, None))
-    om.solve(portfolio, om.smooth.ADMM(), jnp.ones(n) / n).value.primal
+    covariance, returns = jnp.diag(jnp.array([1.0, 2.0, 4.0])), jnp.array([0.1, 0.2, 0.3])
+    portfolio = om.smooth.QuadraticProgram(covariance, -returns, A=jnp.ones((1, 3)), b=jnp.ones(1), bounds=(0.0, None))
+    om.solve(portfolio, om.smooth.ADMM(tolerance=1e-4), jnp.ones(3) / 3).value.primal
     ```
 
     Source: Amos and Kolter 2017 for the derivatives; Nocedal and Wright 2006, chapter 16.
