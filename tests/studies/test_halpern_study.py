@@ -59,7 +59,9 @@ GOOD = {
 
 def test_claims_hold_for_good_figures_and_look_at_the_worst_seed():
     settings = halpern.Settings()
-    assert all(claim.holds for claim in halpern.claims([GOOD, GOOD, GOOD], settings))
+    good = halpern.claims([GOOD, GOOD, GOOD], settings)
+    assert all(claim.holds for claim in good)
+    assert len({claim.name for claim in good}) == len(good) == 14  # a name says which bar is meant
     bad = {**GOOD, "A symmetric-1: VRHalpern epochs to 0.001": 90.0, "B misreported residual": 1e-6}
     failed = [claim.name for claim in halpern.claims([GOOD, bad, GOOD], settings) if not claim.holds]
     assert len(failed) == 3 and sum("symmetric-1" in name for name in failed) == 2
