@@ -97,6 +97,7 @@ def test_optimistix_runs_a_method_and_differentiates_through_it():
 def test_optimistix_gets_what_the_objective_returns_beside_its_value_and_batches():
     with_aux = lambda x, data: (jnp.sum((x - data) ** 2), 2 * x)
     solve = lambda data: optx.minimise(with_aux, as_minimiser(LBFGS()), jnp.zeros(3), data, has_aux=True)
+    np.testing.assert_allclose(solve(2.0).value, 2.0, atol=1e-6)  # a Python number for an argument
     solution = jax.jit(jax.vmap(solve))(jnp.stack([DATA, -DATA]))
     np.testing.assert_allclose(solution.value, [DATA, -DATA], atol=1e-6)
     np.testing.assert_allclose(solution.aux, 2 * solution.value, atol=1e-12)
@@ -104,7 +105,7 @@ def test_optimistix_gets_what_the_objective_returns_beside_its_value_and_batches
 
 def test_optimistix_is_told_when_a_method_gets_no_further():
     island = lambda x, _: jnp.sum(x) + jnp.where(jnp.all(x == 1.0), 0.0, jnp.nan)  # every step leads into the sea
-    stuck = optx.minimise(island, as_minimiser(LBFGS()), jnp.ones(2), throw=False)
+    stuck = optx.minimise(island, as_minimiser(LBFGS(max_trials=5)), jnp.ones(2), throw=False)
     assert stuck.result == optx.RESULTS.nonlinear_divergence
     assert np.all(np.isfinite(stuck.value))
 

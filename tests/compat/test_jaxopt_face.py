@@ -132,7 +132,7 @@ def test_roots_and_fixed_points():
     np.testing.assert_allclose(bisection(2.0), (2 ** (1 / 3), 2 ** (-2 / 3) / 3), rtol=1e-6)
 
 
-EQUALITY, LEVEL = jnp.ones((1, 3)), jnp.ones(1)
+EQUALITY, LEVEL = np.ones((1, 3)), np.ones(1)
 FACES, H = np.vstack([np.eye(3)[0], -np.eye(3)[1], [0.5, 0.0, 1.0]]), np.array([0.1, 5.0, 4.0])
 
 

@@ -12,14 +12,16 @@ from optimand.compat import jaxopt as face
 from optimand.smooth import isotonic, objectives, perturbed, projections, proximal
 
 jaxopt = pytest.importorskip("jaxopt", reason="jaxopt, a peer, is not installed: pip install 'optimand[peers]'")
+perturbations = pytest.importorskip("jaxopt.perturbations")
 
 Y = np.array([0.9, -0.7, 0.35, 1.6, -0.2, 0.05])
 NORMAL = np.array([1.0, 0.5, 0.3, 0.8, 1.2, 0.4])
-ROWS = jnp.array([np.array([1.0, -0.5, 0.3, 0.8, -1.2, 0.4]), np.arange(6.0) / 5])
-FACES = jnp.array([np.eye(6)[0], -np.eye(6)[1], np.ones(6)])
+with jax.enable_x64(True):  # constants are made before the tests begin
+    ROWS = jnp.array([np.array([1.0, -0.5, 0.3, 0.8, -1.2, 0.4]), np.arange(6.0) / 5])
+    FACES = jnp.array([np.eye(6)[0], -np.eye(6)[1], np.ones(6)])
+    MARGINALS = jnp.array([0.2, 0.5, 0.3]), jnp.array([0.1, 0.25, 0.25, 0.4])
 MATRIX = np.sin(np.arange(12.0)).reshape(3, 4)
 SQUARE = np.sin(1 + np.arange(9.0)).reshape(3, 3)
-MARGINALS = jnp.array([0.2, 0.5, 0.3]), jnp.array([0.1, 0.25, 0.25, 0.4])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -81,17 +83,17 @@ FUNCTIONS = {
         lambda s: projections.transport_polytope(s, jnp.ones(3), jnp.ones(3)), transport("kl_projection_birkhoff"), SQUARE, 1e-6,
     ),
     "nothing": (lambda y: proximal.nothing(y, 0.5), lambda y: jaxopt.prox.prox_none(y, None, 0.5), Y, 1e-12),
-    "lasso": (lambda y: proximal.lasso(y, 0.5, 0.7), lambda y: jaxopt.prox.prox_lasso(y, 0.7, 0.5), Y, 1e-12),
+    "lasso": (lambda y: proximal.lasso(y, 0.5, 0.6), lambda y: jaxopt.prox.prox_lasso(y, 0.6, 0.5), Y, 1e-12),
     "non_negative_lasso": (
-        lambda y: proximal.non_negative_lasso(y, 0.5, 0.7), lambda y: jaxopt.prox.prox_non_negative_lasso(y, 0.7, 0.5), Y, 1e-12,
+        lambda y: proximal.non_negative_lasso(y, 0.5, 0.6), lambda y: jaxopt.prox.prox_non_negative_lasso(y, 0.6, 0.5), Y, 1e-12,
     ),
     "elastic_net": (
-        lambda y: proximal.elastic_net(y, 0.5, 0.7, 0.7 * 0.3), lambda y: jaxopt.prox.prox_elastic_net(y, (0.7, 0.3), 0.5), Y, 1e-12,
+        lambda y: proximal.elastic_net(y, 0.5, 0.6, 0.6 * 0.3), lambda y: jaxopt.prox.prox_elastic_net(y, (0.6, 0.3), 0.5), Y, 1e-12,
     ),
-    "group_lasso": (lambda y: proximal.group_lasso(y, 0.5, 0.7), lambda y: jaxopt.prox.prox_group_lasso(y, 0.7, 0.5), Y, 1e-12),
-    "ridge": (lambda y: proximal.ridge(y, 0.5, 0.7), lambda y: jaxopt.prox.prox_ridge(y, 0.7, 0.5), Y, 1e-12),
+    "group_lasso": (lambda y: proximal.group_lasso(y, 0.5, 0.6), lambda y: jaxopt.prox.prox_group_lasso(y, 0.6, 0.5), Y, 1e-12),
+    "ridge": (lambda y: proximal.ridge(y, 0.5, 0.6), lambda y: jaxopt.prox.prox_ridge(y, 0.6, 0.5), Y, 1e-12),
     "non_negative_ridge": (
-        lambda y: proximal.non_negative_ridge(y, 0.5, 0.7), lambda y: jaxopt.prox.prox_non_negative_ridge(y, 0.7, 0.5), Y, 1e-12,
+        lambda y: proximal.non_negative_ridge(y, 0.5, 0.6), lambda y: jaxopt.prox.prox_non_negative_ridge(y, 0.6, 0.5), Y, 1e-12,
     ),
     "indicator": (
         lambda y: proximal.indicator(projections.simplex)(y, 0.5, 1.0),
@@ -130,19 +132,19 @@ def test_values_and_derivatives_are_those_of_jaxopt(name):
 def test_perturbed_functions_of_the_same_samples_are_those_of_jaxopt():
     one_hot = lambda scores: jax.nn.one_hot(jnp.argmax(scores), scores.size)
     theta, key = jnp.asarray(Y), jax.random.key(3)
-    for noise, theirs in ((perturbed.Gumbel(), jaxopt.perturbations.Gumbel()), (perturbed.Gaussian(), jaxopt.perturbations.Normal())):
+    for noise, theirs in ((perturbed.Gumbel(), perturbations.Gumbel()), (perturbed.Gaussian(), perturbations.Normal())):
         for control in (True, False):
             options = dict(control_variate=control, noise=noise)
             ours = perturbed.argmax(one_hot, samples=100, scale=0.3, **options)
-            other = jaxopt.perturbations.make_perturbed_argmax(one_hot, 100, 0.3, theirs, control)
+            other = perturbations.make_perturbed_argmax(one_hot, 100, 0.3, theirs, control)
             np.testing.assert_allclose(ours(theta, key), other(theta, key), atol=1e-12)
             np.testing.assert_allclose(jax.jacobian(ours)(theta, key), jax.jacfwd(other)(theta, key), atol=1e-10)
         largest = perturbed.maximum(one_hot, samples=100, scale=0.3, noise=noise)
-        other = jaxopt.perturbations.make_perturbed_max(one_hot, 100, 0.3, theirs)
+        other = perturbations.make_perturbed_max(one_hot, 100, 0.3, theirs)
         for mine, value in zip(jax.value_and_grad(largest)(theta, key), jax.value_and_grad(other)(theta, key), strict=True):
             np.testing.assert_allclose(mine, value, atol=1e-12)
     smooth = perturbed.expectation(jnp.sum, samples=100, scale=0.3, control_variate=False)
-    other = jaxopt.perturbations.make_perturbed_fun(jnp.sum, 100, 0.3)
+    other = perturbations.make_perturbed_fun(jnp.sum, 100, 0.3)
     np.testing.assert_allclose(smooth(theta, key), other(theta, key), atol=1e-12)
 
 
@@ -159,7 +161,7 @@ def test_losses_of_the_table_are_those_of_jaxopt():
         np.testing.assert_allclose(optax.losses.hinge_loss(s, 2 * label - 1), loss.binary_hinge_loss(label, s))
         np.testing.assert_allclose(optax.losses.perceptron_loss(s, 2 * label - 1), loss.binary_perceptron_loss(label, s))
         np.testing.assert_allclose(optax.losses.sparsemax_loss(s, jnp.asarray(label)), loss.binary_sparsemax_loss(label, s))
-    np.testing.assert_allclose(optax.losses.huber_loss(0.3, 2.0, 0.5), loss.huber_loss(2.0, 0.3, 0.5))
+    np.testing.assert_allclose(optax.losses.huber_loss(0.3, 2.0, delta=0.5), loss.huber_loss(2.0, 0.3, 0.5))
     labels = jnp.array([0, 1, 2])
     for ours, theirs in (
         (optax.losses.softmax_cross_entropy_with_integer_labels, loss.multiclass_logistic_loss),
@@ -175,7 +177,7 @@ def test_losses_of_the_table_are_those_of_jaxopt():
 def test_objectives_are_those_of_jaxopt():
     data, theirs = (jnp.asarray(X), jnp.asarray(LABELS)), jaxopt.objective
     real = data[0], jnp.asarray(X @ WEIGHTS[:, 0])
-    w, matrix, pair = WEIGHTS[0], jnp.asarray(WEIGHTS), (jnp.asarray(WEIGHTS), jnp.arange(3.0))
+    w, matrix, pair = jnp.asarray(WEIGHTS[0]), jnp.asarray(WEIGHTS), (jnp.asarray(WEIGHTS), jnp.arange(3.0))
     one_hot = data[0], jax.nn.one_hot(LABELS, 3)
     binary = data[0], jnp.asarray(LABELS > 0, int)
     beta = jax.nn.softmax(jnp.asarray(X), axis=1)
@@ -204,14 +206,15 @@ def squares(x, a, b):
 
 
 residual = lambda x, a, b: a @ x - b
-Q, C = jnp.asarray(A.T @ A), jnp.asarray(-A.T @ B)
-BOUNDS = jnp.zeros(4), jnp.full((4,), 0.5)
-EQUALITY, INEQUALITY = (jnp.ones((1, 4)), jnp.ones(1)), (jnp.eye(4)[:2], jnp.array([0.6, 0.1]))
+with jax.enable_x64(True):
+    Q, C = jnp.asarray(A.T @ A), jnp.asarray(-A.T @ B)
+    BOUNDS = jnp.zeros(4), jnp.full((4,), 0.5)
+    EQUALITY, INEQUALITY = (jnp.ones((1, 4)), jnp.ones(1)), (jnp.eye(4)[:2], jnp.array([0.6, 0.1]))
+    START, DATA = jnp.full((4,), 0.25), (jnp.asarray(A), jnp.asarray(B))
 PROGRAM = dict(params_obj=(Q, C), params_eq=EQUALITY, params_ineq=INEQUALITY)
 projection = lambda x, scale: jaxopt.projection.projection_simplex(x, scale)
-START, DATA = jnp.full((4,), 0.25), (jnp.asarray(A), jnp.asarray(B))
 
-# name: how a module's solver is made and run; its solution; the tolerance of the comparison
+# name: how a module's solver is made and run
 SOLVERS = {
     "GradientDescent": lambda m: m.GradientDescent(squares, tol=1e-9, maxiter=5000).run(START, *DATA),
     "LBFGS": lambda m: m.LBFGS(squares, tol=1e-9).run(START, *DATA),

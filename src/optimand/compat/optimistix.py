@@ -42,7 +42,8 @@ class Minimiser(optx.AbstractMinimiser[Any, Any, Any]):
     key: Any
 
     def _problem(self, fn, y, args):
-        return Minimize(lambda y, args: fn(y, args)[0], args).traced(y)
+        # closed over, as they are: Optimistix has traced `fn` for these very arguments, Python numbers among them
+        return Minimize(lambda y: fn(y, args)[0]).traced(y)
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> MinimiserState:
         inner = self.method.init(self._problem(fn, y, args), y, key=self.key)
@@ -55,7 +56,7 @@ class Minimiser(optx.AbstractMinimiser[Any, Any, Any]):
         inner = self.method.step(problem, state.inner, key=key)
         inner = jtu.tree_map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
         value = self.method.answer(problem, inner)
-        aux_struct = jax.eval_shape(fn, y, args)[1]
+        aux_struct = jax.eval_shape(lambda y: fn(y, args), y)[1]
         aux = fn(value, args)[1] if jtu.tree_leaves(aux_struct) else None
         return value, MinimiserState(inner, state.steps + 1), aux
 
