@@ -81,8 +81,8 @@ class Settings:
 QUICK = {
     "multiples": (1.0,), "games": ("symmetric-1",), "game_methods": ("EG", "EAG", "VRHalpern"), "game_size": 16,
     "game_epochs": 40.0, "untuned_epochs": 20.0, "logistic_n": 200, "logistic_d": 6, "gaussian_n": 100, "gaussian_d": 6,
-    "logistic_level": 5e-2, "logistic_epochs": 60.0, "constraints": 9, "quadratic_d": 4, "quadratic_epochs": 20.0,
-    "scaling_n": (100, 400), "scaling_level": 5e-2,
+    "logistic_level": 3e-2, "logistic_epochs": 60.0, "constraints": 9, "quadratic_d": 4, "quadratic_epochs": 20.0,
+    "scaling_n": (100, 400), "scaling_level": 3e-2,
 }  # fmt: skip
 
 
