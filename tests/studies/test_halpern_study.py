@@ -14,12 +14,12 @@ pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m
 
 
 def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
-    settings = halpern.Settings(**{**halpern.QUICK, "parts": ("A", "D")})
+    settings = halpern.Settings(**{**halpern.QUICK, "parts": ("A", "B", "D")})
     found = halpern.run(settings, jax.random.key(0), Run(tmp_path, verbose=False))
     assert found.metrics["A misreported residual"] <= 1e-10
     assert all(np.isfinite(found.metrics[f"D n = {n}: VRHalpern epochs"]) for n in settings.scaling_n)
     names = {claim.name[0] for claim in halpern.claims([dict(found.metrics)], settings)}
-    assert names == {"A", "D"} and found.tables
+    assert names == {"A", "B", "D"} and found.tables
 
 
 def test_epochs_count_every_component_call_of_the_method():
@@ -32,6 +32,7 @@ def test_epochs_count_every_component_call_of_the_method():
     assert run.epochs[-1] == pytest.approx(run.solution.counters.calls / 18)
     assert 30.0 <= run.epochs[-1] < 31.0
     middle = float(run.residual[len(run.residual) // 2])
+    assert run.epochs[0] == 1.0 and run.reach(float(run.residual[0])) == 1.0  # the guess is not for nothing
     assert run.reach(middle) <= run.epochs[len(run.residual) // 2] and run.reach(0.0) == np.inf
 
 

@@ -47,8 +47,8 @@ class Settings:
     anchoring: Literal["paper", "harmonic"] = _setting("paper", "of VRHalpern: 2 / (k + 4), or 1 / (k + 2)")
 
     games: tuple[Game, ...] = _setting(("policeman-burglar", "symmetric-1", "symmetric-2"), "A: games")
-    game_methods: tuple[Name, ...] = _setting(
-        ("GDA", "EG", "Popov", "EAG", "Halpern", "VRHalpern", "InexactHalpern"), "A: methods; the claims need EG, EAG, VRHalpern"
+    methods: tuple[Name, ...] = _setting(
+        ("GDA", "EG", "Popov", "EAG", "Halpern", "VRHalpern", "InexactHalpern"), "A, C: methods; the claims need EG, EAG, VRHalpern"
     )
     game_size: int = _setting(200, "A: rows and columns", least=2)
     game_epochs: float = _setting(300.0, "A: budget of a tuned run", least=1)
@@ -71,7 +71,7 @@ class Settings:
     scaling_level: float = _setting(1.5e-2, "D: norm of the gradient to reach", least=0)
 
     def __post_init__(self):
-        for name in ("parts", "multiples", "games", "game_methods", "scaling_n"):
+        for name in ("parts", "multiples", "games", "methods", "scaling_n"):
             if not getattr(self, name):
                 raise ArgumentError(name, "must not be empty.")
         if self.probability == 0:
@@ -79,10 +79,10 @@ class Settings:
 
 
 QUICK = {
-    "multiples": (1.0,), "games": ("symmetric-1",), "game_methods": ("EG", "EAG", "VRHalpern"), "game_size": 16,
-    "game_epochs": 40.0, "untuned_epochs": 20.0, "logistic_n": 200, "logistic_d": 6, "gaussian_n": 100, "gaussian_d": 6,
-    "logistic_level": 5e-2, "logistic_epochs": 60.0, "constraints": 9, "quadratic_d": 4, "quadratic_epochs": 20.0,
-    "scaling_n": (100, 400), "scaling_level": 5e-2,
+    "multiples": (1.0,), "games": ("symmetric-1",), "methods": ("EG", "VRHalpern"), "game_size": 16,
+    "game_epochs": 40.0, "untuned_epochs": 20.0, "logistic_n": 200, "logistic_d": 6, "gaussian_n": 200, "gaussian_d": 6,
+    "logistic_level": 3e-2, "logistic_epochs": 60.0, "constraints": 9, "quadratic_d": 4, "quadratic_epochs": 20.0,
+    "scaling_n": (200, 400), "scaling_level": 3e-2,
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
         uniform = jnp.full(settings.game_size, 1 / settings.game_size)
         curves: dict[str, Any] = {}
         for name, build in builders(settings, 1.0, average).items():
-            if name not in settings.game_methods:
+            if name not in settings.methods:
                 continue
             best, runs = tune(
                 game, build, (uniform, uniform), sample, multiples=settings.multiples, epochs=settings.game_epochs,

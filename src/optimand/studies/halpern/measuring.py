@@ -78,7 +78,9 @@ def trace(
     budget = Budget(steps=10**8, calls=int(epochs * problem.total))
     solution = solve(problem, method, guess, key=key, budget=budget, throw=False)
     calls, residual = (np.asarray(solution.history[name]) for name in ("component_calls", "residual"))
-    return Trace(multiple, calls / problem.total, residual, solution)
+    # the guess comes first: its residual has cost one epoch, and it may be all there is
+    epochs_spent = np.concatenate([[1.0], calls / problem.total])
+    return Trace(multiple, epochs_spent, np.concatenate([[float(solution.state.checked.first)], residual]), solution)
 
 
 def tune(
@@ -99,7 +101,7 @@ def tune(
     for multiple in multiples:
         method = dataclasses.replace(build(multiple), tolerance=jnp.asarray(level, float))  # pyright: ignore
         runs.append(trace(problem, method, guess, key, epochs, multiple))
-    return min(runs, key=lambda run: (run.reach(level), run.residual[-1] if len(run.residual) else np.inf)), runs
+    return min(runs, key=lambda run: (run.reach(level), run.residual[-1])), runs
 
 
 def spectral_norm(operator: Callable, u: Any) -> float:

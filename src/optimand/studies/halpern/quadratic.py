@@ -73,6 +73,8 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
     metrics: dict[str, float] = {"C Lipschitz constant": lipschitz}
     rows, curves = [], {}
     for name, build in builders(settings, lipschitz, np.sqrt(n) * lipschitz).items():
+        if name not in settings.methods:
+            continue
         best, runs = tune(
             problem, build, start, sample, multiples=settings.multiples, epochs=settings.quadratic_epochs,
             level=settings.quadratic_level,
