@@ -82,7 +82,7 @@ def _dense(kkt: bool, matvec, rhs, *, transposed):
     matrix = jax.lax.map(product, jnp.eye(flat.size, dtype=flat.dtype)).T
     eps = float(jnp.finfo(flat.dtype).eps)
     threshold = jnp.asarray(max(1e-8, 100 * eps) if kkt else flat.size * eps, flat.dtype)
-    solution, regular, right, left = _least_norm(matrix, flat, threshold)
+    solution, regular, right, left = (_least_norm_scaled if kkt else _least_norm)(matrix, flat, threshold)
     free = unravel_flags(unravel, left if transposed else right)
     return unravel(solution), regular, lambda: norm(matrix @ solution - flat), free
 
@@ -92,17 +92,23 @@ def unravel_flags(unravel, flags):
     return jtu.tree_map(lambda leaf: leaf > 0.5, unravel(flags.astype(jnp.result_type(float))))
 
 
-@jax.custom_batching.custom_vmap
-def _least_norm(matrix, rhs, threshold):
+def _least_norm_by(scaled: bool, matrix, rhs, threshold):
     """The solution; whether the matrix is regular; and which unknowns (of it, of its transpose) it leaves undetermined if not.
 
     With any number of leading axes: a batch is decomposed into singular values only if one of it is singular, which is what
-    a branch under `vmap` cannot do.
+    a branch under `vmap` cannot do. `scaled`: rows and columns to one size first, for KKT matrices.
     """
+    if not scaled:  # where an equation is that of one unknown alone, that unknown stays exact
+        return _least_norm_of(matrix, rhs, threshold, jnp.ones_like(matrix[..., :1]), jnp.ones_like(matrix[..., :1, :]))
     rows = jnp.max(jnp.abs(matrix), axis=-1, keepdims=True)
     rows = jnp.where(rows > 0, rows, 1)
     columns = jnp.max(jnp.abs(matrix / rows), axis=-2, keepdims=True)
     columns = jnp.where(columns > 0, columns, 1)
+    return _least_norm_of(matrix, rhs, threshold, rows, columns)
+
+
+def _least_norm_of(matrix, rhs, threshold, rows, columns):
+    """The same, for these scales of rows and columns."""
     factorise = jnp.vectorize(jax.scipy.linalg.lu_factor, signature="(n,n)->(n,n),(n)")
     lu, pivots = factorise(matrix / rows / columns)
     diagonal = jnp.abs(jnp.diagonal(lu, axis1=-2, axis2=-1))
@@ -132,11 +138,20 @@ def _least_norm(matrix, rhs, threshold):
     return solution, regular, right, left
 
 
-@_least_norm.def_vmap
-def _least_norm_of_batch(axis_size, in_batched, matrix, rhs, threshold):
-    spread = lambda array, batched: array if batched else jnp.broadcast_to(array, (axis_size, *array.shape))
-    batch = [spread(array, batched) for array, batched in zip((matrix, rhs, threshold), in_batched, strict=True)]
-    return _least_norm(*batch), (True, True, True, True)
+def _batched(scaled: bool):
+    """`_least_norm_by` as a function that is given whole batches under `vmap`."""
+    solve = jax.custom_batching.custom_vmap(functools.partial(_least_norm_by, scaled))
+
+    @solve.def_vmap
+    def of_batch(axis_size, in_batched, matrix, rhs, threshold):
+        spread = lambda array, batched: array if batched else jnp.broadcast_to(array, (axis_size, *array.shape))
+        batch = [spread(array, batched) for array, batched in zip((matrix, rhs, threshold), in_batched, strict=True)]
+        return solve(*batch), (True, True, True, True)
+
+    return solve
+
+
+_least_norm, _least_norm_scaled = _batched(False), _batched(True)
 
 
 def _krylov(adjoint, symmetric: bool, start, matvec, rhs, *, transposed):
