@@ -25,7 +25,9 @@ def examples():
                 text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
                 for number, block in enumerate(BLOCK.findall(text)):
                     where = [*path.relative_to(PACKAGE).with_suffix("").parts, *([node.name] if hasattr(node, "name") else [])]
-                    yield pytest.param(block, id=".".join(where) + ("" if number == 0 else f"-{number}"))
+                    solves = path.parent.name == "smooth" and "solve(" in block  # compiles a method of its own
+                    marks = [pytest.mark.thorough] if solves else []
+                    yield pytest.param(block, marks=marks, id=".".join(where) + ("" if number == 0 else f"-{number}"))
 
 
 EXAMPLES = list(examples())
