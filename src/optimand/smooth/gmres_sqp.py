@@ -18,6 +18,7 @@ All norms are l1 norms. The step is halved from 1 until the merit decreases by t
 \(\lambda\) together.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -100,12 +101,13 @@ class _GMRESL1SQP(Method):
         if self.restart is not None:
             need_count("restart", self.restart)
 
+    @abc.abstractmethod
     def _forcing(self) -> Any:
-        raise NotImplementedError
+        """The first forcing term, kappa."""
 
-    def _end(self, model: _Model, d: Array, rest: Array, state: Any, penalty: Array, forcing: Array, last: Array):
+    @abc.abstractmethod
+    def _end(self, model: _Model, d: Array, rest: Array, state: Any, penalty: Array, forcing: Array, last: Array) -> Any:
         """Whether GMRES may end at d, with the penalty and the forcing term from here on."""
-        raise NotImplementedError
 
     def init(self, problem: Constrained, guess: PrimalDual, *, key: Array | None) -> GMRESL1SQPState:
         program = equality_program(problem, guess, type(self).__name__)

@@ -38,7 +38,7 @@ from ..core.tracing import is_tracer
 from .arguments import need_between, need_not_negative, need_positive
 from .lion_flow import energy, kkt_score
 from .lion_kernels import Kernel, L1Kernel
-from .optax import _samples
+from .optax import samples_of
 
 __all__ = ["LionK", "lion_k"]
 
@@ -336,7 +336,7 @@ def _value_and_gradient(problem: Objective | Constrained, x: PyTree, key: Array 
 
 
 def _samples_of(problem: Objective | Constrained) -> int:
-    return _samples(problem) if isinstance(problem, Objective) else 0
+    return samples_of(problem) if isinstance(problem, Objective) else 0
 
 
 # What can be wrong.

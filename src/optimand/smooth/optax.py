@@ -22,9 +22,9 @@ from ..core.fit import Fit
 from ..core.method import Method
 from ..core.problem import Objective
 from .arguments import need_count, need_not_negative
-from .vectors import norm
+from .vectors import all_finite, norm
 
-__all__ = ["Optax"]
+__all__ = ["Optax", "samples_of"]
 
 
 class OptaxState(eqx.Module):
@@ -58,8 +58,8 @@ class OptaxIteration(Method):
         value, gradient = problem.value_and_gradient(guess, key=key)
         inner = jtu.tree_map(jnp.asarray, self.transformation().init(guess))
         zero = jnp.zeros((), jnp.int32)
-        counters = Counters.zero().add(values=1, gradients=1, samples=_samples(problem))
-        return OptaxState(guess, value, gradient, inner, _finite((value, gradient)), zero, zero, counters)
+        counters = Counters.zero().add(values=1, gradients=1, samples=samples_of(problem))
+        return OptaxState(guess, value, gradient, inner, all_finite((value, gradient)), zero, zero, counters)
 
     def step(self, problem: Objective, state: OptaxState, *, key: Array | None) -> OptaxState:
         value_fn = lambda x: problem.value(x, key=key)
@@ -75,11 +75,11 @@ class OptaxIteration(Method):
             skipped = skipped + ~state.sound
             in_a_row = jnp.where(state.sound, 0, in_a_row + 1)
         value, gradient, evaluations = self._evaluate(problem, x, inner, key)
-        sound = _finite((value, gradient))
+        sound = all_finite((value, gradient))
         if self.skip_nonfinite:  # until too many were skipped, what is reported is the last finite value
             value = jnp.where(sound, value, jnp.where(in_a_row < self.skips_in_a_row, state.value, jnp.nan))
         counters = state.counters.add(
-            values=evaluations, gradients=evaluations, samples=evaluations * _samples(problem)
+            values=evaluations, gradients=evaluations, samples=evaluations * samples_of(problem)
         )
         return OptaxState(x, value, gradient, inner, sound, skipped, in_a_row.astype(jnp.int32), counters)
 
@@ -151,20 +151,14 @@ def check_skips(method: OptaxIteration) -> None:
     need_count("skips_in_a_row", method.skips_in_a_row)
 
 
-def _finite(tree: PyTree) -> Array:
-    finite = jnp.array(True)
-    for leaf in jtu.tree_leaves(tree):
-        finite &= jnp.all(jnp.isfinite(leaf))
-    return finite
-
-
 def _searched(inner: PyTree):
     """How often a line search inside the transformation evaluated the function in its last step."""
     steps = optax.tree.get(inner, "num_linesearch_steps")
     return 0 if steps is None else jnp.asarray(steps, jnp.int32)
 
 
-def _samples(problem: Objective) -> int:
+def samples_of(problem: Objective) -> int:
+    """How many examples one evaluation of the problem looks at: none if it is not a finite sum."""
     if not isinstance(problem, Fit):
         return 0
     return problem.batch_size if problem.stochastic and problem.batch_size is not None else problem.count

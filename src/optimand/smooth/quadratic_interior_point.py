@@ -17,12 +17,11 @@ from jaxtyping import Array, PyTree
 from ..core.budget import Counters
 from ..core.constrained import PrimalDual
 from ..core.method import Method
-from ..core.solution import Result
 from .arguments import need_count, need_not_negative, need_positive
 from .equilibration import Scaling
 from .interior_iteration import Interior, InteriorProgram, advance, begin, error_of, restored
 from .quadratic_program import QuadraticProgram
-from .row_program import RowProgram, is_convex, refuse_concave
+from .row_program import RowProgram, is_convex, program_status, refuse_concave
 
 __all__ = ["QuadraticInteriorPoint"]
 
@@ -126,10 +125,7 @@ class QuadraticInteriorPoint(Method):
         )  # fmt: skip
 
     def done(self, problem: QuadraticProgram, state: QuadraticInteriorPointState):
-        code = jnp.where(state.idle >= self.patience, Result.stopped.code, Result.running.code)
-        code = jnp.where(state.unbounded | ~state.convex, Result.diverged.code, code)
-        code = jnp.where(state.infeasible, Result.infeasible.code, code)
-        return jnp.where(state.convex & (state.residual <= self.tolerance), Result.converged.code, code)
+        return program_status(state, self.tolerance, self.patience)
 
     def answer(self, problem: QuadraticProgram, state: QuadraticInteriorPointState) -> PyTree:
         return state.best

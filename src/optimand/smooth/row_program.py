@@ -14,11 +14,12 @@ from jaxtyping import Array, Float
 
 from ..core.constrained import PrimalDual
 from ..core.errors import ArgumentError
+from ..core.solution import Result
 from .equilibration import Scaling
 from .flat_program import FlatProgram
 from .quadratic_program import QuadraticProgram
 
-__all__ = ["RowProgram", "is_convex", "refuse_concave"]
+__all__ = ["RowProgram", "is_convex", "program_status", "refuse_concave"]
 
 
 def refuse_concave(problem: QuadraticProgram, method: str) -> None:
@@ -32,6 +33,14 @@ def is_convex(P: Float[Array, "n n"]) -> Array:
     shift = jnp.sqrt(jnp.finfo(P.dtype).eps) * jnp.maximum(jnp.max(jnp.abs(P), initial=0.0), 1e-3)
     factor = jnp.linalg.cholesky(jax.lax.stop_gradient(P) + shift * jnp.eye(len(P), dtype=P.dtype))
     return jnp.all(jnp.isfinite(factor)) | ~jnp.all(jnp.isfinite(P))
+
+
+def program_status(state: Any, tolerance: Any, patience: int) -> Array:
+    """The code of a method's state: solved, proven infeasible or unbounded, not convex, or no nearer for `patience` steps."""
+    code = jnp.where(state.idle >= patience, Result.stopped.code, Result.running.code)
+    code = jnp.where(state.unbounded | ~state.convex, Result.diverged.code, code)
+    code = jnp.where(state.infeasible, Result.infeasible.code, code)
+    return jnp.where(state.convex & (state.residual <= tolerance), Result.converged.code, code)
 
 
 class RowProgram(NamedTuple):

@@ -35,7 +35,7 @@ from .line_search import constant
 from .optax import Optax
 from .target_problem import Query, Surrogate, TargetProblem
 from .target_steps import TargetStep
-from .vectors import add, dot, select
+from .vectors import add, all_finite, dot, select
 
 __all__ = ["SSO", "ArmijoGD"]
 
@@ -240,7 +240,7 @@ class SSO(Method):
 
     def _update(self, problem: TargetProblem, state: SSOState, query: Query, fresh: bool) -> SSOState:
         """What follows the query; a `fresh` one is that of the parameters, where the surrogate is its offset."""
-        sound = _finite((query.value, query.targets, query.gradients))
+        sound = all_finite((query.value, query.targets, query.gradients))
         chosen = self.target_step.choose(state.rule, query, problem.mean_loss, state.number + 1)
         # without the offset, differences of the surrogate are not lost in the rounding of the loss
         surrogate = Surrogate(
@@ -249,7 +249,7 @@ class SSO(Method):
         )  # fmt: skip
         x, lowered, residual, taken, counters = self._descend(surrogate, state.x, sound)
         start = jnp.zeros_like(lowered) if fresh else surrogate.value(state.x)
-        better = _finite((x, lowered)) & (lowered < start) & sound
+        better = all_finite((x, lowered)) & (lowered < start) & sound
         settled = (residual <= self.tolerance) & sound & (not problem.stochastic)
         in_a_row = jnp.where(sound, 0, state.in_a_row + 1).astype(jnp.int32)
         value = jnp.where(sound, query.value, jnp.where(in_a_row < self.skips_in_a_row, state.value, jnp.nan))
@@ -310,10 +310,3 @@ class SSO(Method):
             "skipped": state.skipped,
             "kept": state.kept,
         }
-
-
-def _finite(tree: PyTree) -> Array:
-    finite = jnp.array(True)
-    for leaf in jtu.tree_leaves(tree):
-        finite &= jnp.all(jnp.isfinite(leaf))
-    return finite

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
-__all__ = ["add", "combine", "dot", "dtype_of", "norm", "scale", "select", "size", "subtract", "zeros_like"]
+__all__ = ["add", "all_finite", "combine", "dot", "dtype_of", "norm", "scale", "select", "size", "subtract", "zeros_like"]
 
 
 def add(x: PyTree, y: PyTree, factor: Any = None) -> PyTree:
@@ -28,6 +28,14 @@ def subtract(x: PyTree, y: PyTree) -> PyTree:
 def scale(factor: Any, x: PyTree) -> PyTree:
     """factor * x, in the dtype of x."""
     return jtu.tree_map(lambda x: (factor * x).astype(x.dtype), x)
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Whether every number in a pytree is finite."""
+    finite = jnp.array(True)
+    for leaf in jtu.tree_leaves(tree):
+        finite &= jnp.all(jnp.isfinite(leaf))
+    return finite
 
 
 def combine(coefficients: Array, stacked: PyTree) -> PyTree:
