@@ -260,6 +260,13 @@ def test_bounds_that_cross_or_do_not_fit_are_refused():
     refused(ArgumentError, "bounds", lambda: constrained(3.0), "pair")
 
 
+def test_bounds_that_are_known_are_checked_inside_a_compiled_function():
+    constrained = lambda bounds: om.Constrained(lambda x: jnp.sum(x**2), bounds=bounds)
+    inside = lambda problem: jax.jit(lambda guess: om.solve(problem, Feasible(), guess, throw=False).value.primal)(GUESS)
+    np.testing.assert_allclose(inside(constrained((np.zeros(2), np.ones(2)))), GUESS)
+    refused(ArgumentError, "bounds", lambda: inside(constrained((np.ones(2), np.zeros(2)))), "lower > upper")
+
+
 def test_constraints_that_do_not_suit_the_guess_are_refused():
     problem = om.Constrained(lambda x: jnp.sum(x**2), equalities=lambda x: x["a"])
     refused(GuessError, "guess", lambda: om.solve(problem, Feasible(), GUESS))

@@ -154,8 +154,10 @@ class Constrained(Problem):
     def check(self, guess: PyTree) -> None:
         super().check(guess)
         x = guess.primal if isinstance(guess, PrimalDual) else guess
-        lower, upper = (self._bound(side, x) for side in (0, 1))
-        if lower is not None and upper is not None:
+        with jax.ensure_compile_time_eval():  # bounds that are known stay known inside `jit`
+            lower, upper = (self._bound(side, x) for side in (0, 1))
+            if lower is None or upper is None:
+                return
             for (path, low), high in zip(jtu.tree_leaves_with_path(lower), jtu.tree_leaves(upper), strict=True):
                 if is_tracer(low) or is_tracer(high):
                     continue
