@@ -108,3 +108,5 @@ def _stand_in() -> None:
             package = types.ModuleType(name)
             package.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
             sys.modules[name] = package
+    problem = importlib.import_module("sif2jax._problem")  # of which some files ask the package
+    vars(sys.modules["sif2jax"]).update({name: part for name, part in vars(problem).items() if name.startswith("Abstract")})

@@ -24,6 +24,10 @@ __all__ = ["read_table", "run_all"]
 TABLE = "table.jsonl"
 _GRACE = 10.0  # seconds that a solver may overstay before its process is ended
 _START = 120.0  # seconds for a process to begin
+_ONE_THREAD = {  # so that libraries compare alike, and workers do not take each other's cores
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+}
 
 
 def read_table(folder: Path) -> list[dict[str, Any]]:
@@ -160,7 +164,7 @@ class _Process:
         command = [sys.executable, "-m", "optimand.bench.worker", card.name, str(seconds), *solvers]
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-            text=True, start_new_session=True,
+            text=True, start_new_session=True, env={**os.environ, **_ONE_THREAD},
         )  # fmt: skip
         self._said: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._errors: list[str] = []

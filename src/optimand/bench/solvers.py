@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import ArgumentError
 from .entry import Entry
 
-__all__ = ["ASKED", "STEPS", "Outcome", "defaults", "run", "takes"]
+__all__ = ["ASKED", "STEPS", "Outcome", "default", "defaults", "run", "takes"]
 
 ASKED = 1e-6
 STEPS = 3000
@@ -62,6 +62,13 @@ def defaults(kind: str) -> tuple[str, ...]:
 
     ours = tuple(f"smooth.{name}" for name in _OURS[kind] if hasattr(smooth, name))
     return (*ours, *_PEERS[kind])
+
+
+def default(entry: Entry) -> str:
+    """The method that `optimand.minimize` picks for a problem if nobody chooses: its name."""
+    from ..smooth import advise
+
+    return type(advise(entry.problem(), jax.numpy.asarray(entry.guess)).method).__name__
 
 
 def takes(solver: str, kind: str) -> bool:

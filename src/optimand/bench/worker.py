@@ -19,7 +19,7 @@ def work(name: str, seconds: float, solvers: list[str]) -> None:
     from .catalogue import find, load
     from .entry import Entry
     from .judge import judge
-    from .solvers import run
+    from .solvers import default, run
 
     card = find(name)
     entry = Entry(load(card), card.name, card.kind)
@@ -28,6 +28,7 @@ def work(name: str, seconds: float, solvers: list[str]) -> None:
         "variables": entry.size,
         "equalities": entry.equality_count,
         "inequalities": entry.inequality_count,
+        "default": default(entry),
     }
     _say({"about": about})
     for solver in solvers:
