@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -134,10 +133,10 @@ def _vector(part: Array | None, x: Array) -> Array:
 
 
 def _on_host(fn: Callable) -> Callable:
-    compiled = eqx.filter_jit(fn)
+    compiled = jax.jit(fn)
 
     def call(*arguments):
-        out = compiled(*(jnp.asarray(argument, jnp.float64) for argument in arguments))
+        out = compiled(*(np.asarray(argument, np.float64) for argument in arguments))
         return jtu.tree_map(lambda leaf: float(leaf) if leaf.ndim == 0 else np.array(leaf), out)
 
     return call
