@@ -135,6 +135,11 @@ def test_the_results_page_holds_claims_dates_machine_and_benchmarks(optimand, ve
         "| traced | 1.2 | ≤ 1.05 |  | **does not hold** |",
     ):
         assert part in text, part
+    page.write_text(text.replace("## Studies\n", "## Studies\n\n### Another study\n\nOf another day.\n"))
+    code, _, _ = optimand("report", verified, "--markdown", page, "--benchmarks", tmp_path / "results")
+    kept = page.read_text()
+    assert code == 0 and "### Another study\n\nOf another day.\n" in kept
+    assert [kept.count(f"### {title}\n") for title in ("Two step sizes on a quadratic", "Overhead of solve")] == [1, 1]
 
 
 def test_a_report_is_written_anew_and_a_folder_that_is_no_run_is_refused(optimand, verified, tmp_path):

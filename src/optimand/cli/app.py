@@ -151,7 +151,7 @@ def report(
 ) -> None:
     """Write the report of a run anew.
 
-    With --markdown, a page of results from all the runs given, as docs/results.md.
+    With --markdown, a page of results from all the runs given, as docs/results.md; other studies that it has already stay.
     """
     from .running import write_reports
 

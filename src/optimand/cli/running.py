@@ -123,7 +123,8 @@ def write_reports(runs: Sequence[Path], markdown: Path | None, benchmarks: Path)
     from optimand.report import markdown as pages
 
     if markdown is not None:
-        page = pages.results_page(runs, benchmarks)
+        before = markdown.read_text(encoding="utf-8") if markdown.exists() else ""
+        page = pages.results_page(runs, benchmarks, before)
         markdown.parent.mkdir(parents=True, exist_ok=True)
         record.write_whole(markdown, page)
         print(markdown)

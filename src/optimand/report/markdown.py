@@ -24,25 +24,32 @@ was measured; a claim that does not hold says so.
 """
 
 
-def results_page(runs: Sequence[str | Path], benchmarks: str | Path | None = None) -> str:
+def results_page(runs: Sequence[str | Path], benchmarks: str | Path | None = None, before: str = "") -> str:
     """The page, as Markdown.
 
     **Arguments:** `runs` are run folders, or folders of them as `verify` writes. `benchmarks` is a folder of JSON files;
-    one that does not exist is left out.
+    one that does not exist is left out. `before` is the page as it was: studies of it that are not run again stay.
 
     **Raises:** `ArgumentError` if a run is none, or a file is damaged.
     """
-    studies = [run for folder in runs for run in _studies_in(Path(folder))]
+    studies = {run["settings"]["title"]: _study(run) for folder in runs for run in _studies_in(Path(folder))}
+    studies = _studies_of(before) | studies
     parts = [_HEAD]
     if studies:
-        parts.append("## Studies\n")
-        parts += [_study(run) for run in studies]
+        parts += ["## Studies\n", *studies.values()]
     folder = Path(benchmarks) if benchmarks is not None else None
     files = sorted(folder.glob("*.json")) if folder is not None and folder.is_dir() else []
     if files:
         parts.append("## Speed\n")
         parts += [_benchmark(record.read_json(path), path) for path in files]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _studies_of(page: str) -> dict[str, str]:
+    """The studies of a page by their titles."""
+    _, _, rest = page.partition("\n## Studies\n")
+    sections = rest.partition("\n## ")[0].split("\n### ")[1:]
+    return {section.partition("\n")[0].strip(): f"### {section.rstrip()}\n" for section in sections}
 
 
 def _studies_in(folder: Path) -> list[dict[str, Any]]:
