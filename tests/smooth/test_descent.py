@@ -67,6 +67,18 @@ def test_a_pytree_with_leaves_of_two_dtypes_keeps_them():
         np.testing.assert_allclose(value["b"], 2.0, atol=3e-2)
 
 
+@pytest.mark.parametrize("falls", [lambda x: -jnp.sum(x**2), jnp.sum])
+def test_lbfgs_goes_further_and_further_where_nothing_curves_up(falls):
+    solution = om.solve(om.Minimize(falls), LBFGS(), jnp.ones(3), throw=False)
+    assert solution.result == om.Result.diverged and solution.steps < 100
+
+
+def test_lbfgs_does_not_take_standing_still_for_a_step():
+    edge = om.Minimize(lambda x: jnp.where(x[0] >= 1.0, 0.5 * jnp.sum(x**2), jnp.nan))
+    solution = om.solve(edge, LBFGS(), jnp.ones(3), throw=False)
+    assert solution.result == om.Result.stopped and solution.steps < 5
+
+
 def test_a_search_that_finds_nothing_ends_the_solve_as_stopped():
     problem = om.Minimize(lambda x: jnp.sum(jnp.where(x > 0.5, x, jnp.nan)))
     for method in (LBFGS(max_trials=5), GradientDescent(max_trials=5)):

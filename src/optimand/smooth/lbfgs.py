@@ -120,6 +120,7 @@ class LBFGS(Method):
         (sg, yg), (sy, yy_new) = (jnp.reshape(pairs @ vector, (2, places)) for vector in (g_new, y))  # faster than at once
         curvature, yy_last = sy[slot], yy_new[slot]
         useful = found.accepted & (curvature > 1e-10 * jnp.sqrt(yy_last) * jnp.sqrt(s @ s))
+        lost = found.accepted & ~useful  # no curvature says how far to go: twice as far as before
 
         place = jnp.arange(places)
         slot = jnp.where(useful, (slot + 1) % places, slot)  # that of the oldest pair, which is dropped
@@ -139,7 +140,7 @@ class LBFGS(Method):
         direction = -(gamma * g_new + jnp.concatenate([v, -gamma * u]) @ pairs)
         slope = g_new @ direction
         sensible = (gamma > 0) & (slope < 0)
-        steepest, steepest_slope = _steepest(g_new)
+        steepest, steepest_slope = _steepest(g_new, jnp.where(lost, 2 * jnp.sqrt(s @ s) / jnp.maximum(1e-30, norm(g_new)), 0))
         direction, slope = jnp.where(sensible, direction, steepest), jnp.where(sensible, slope, steepest_slope)
         return LBFGSState(
             x, value, gradient, direction, slope, pairs, inverse, diagonal, yy, gamma, slot,
@@ -157,8 +158,8 @@ class LBFGS(Method):
         return {"value": state.value, "residual": norm(state.gradient)}
 
 
-def _steepest(g: Array) -> tuple[Array, Array]:
-    """The first direction, down the gradient by at most a unit, and the slope along it."""
+def _steepest(g: Array, least: Any = 0.0) -> tuple[Array, Array]:
+    """The first direction, down the gradient by at most a unit, or by `least` times the gradient; and the slope along it."""
     size = norm(g)
-    scale = 1 / jnp.maximum(1.0, size)
+    scale = jnp.maximum(1 / jnp.maximum(1.0, size), least).astype(g.dtype)
     return -scale * g, -scale * size**2

@@ -136,8 +136,10 @@ def backtrack(
         length, _, _, trials, _ = carry
         value, gradient = fixed_problem.value_and_gradient(add(origin, heading, length))
         armijo = value <= reference + decrease * length * slope0
-        flat = (value <= value0 + allowance) & (dot(gradient, heading) <= (2 * decrease - 1) * slope0)
-        accepted = (armijo | flat) & jnp.isfinite(value)
+        slope = dot(gradient, heading)
+        moved = jnp.abs(slope - slope0) > 8 * jnp.finfo(value.dtype).eps * jnp.abs(slope0)
+        flat = (value <= value0 + allowance) & (slope <= (2 * decrease - 1) * slope0)
+        accepted = (armijo | flat) & (moved | (value < value0)) & jnp.isfinite(value)  # not by having stayed
         parabola = -slope0 * length**2 / (2 * (value - value0 - slope0 * length))
         shorter = jnp.clip(jnp.where(jnp.isfinite(parabola), parabola, 0.0), 0.1 * length, 0.5 * length)
         last = trials + 1 >= max_trials

@@ -173,7 +173,8 @@ def run(settings: Settings, key, out: Run) -> Findings:
             x=epochs, xlabel="pass", ylabel="share with |w| > 1 / lambda", title=tight, log="",
         ),
         "B. KKT score": figures.curves(
-            {name: np.where(np.isfinite(curve), curve, np.nan) for name, curve in scores.items() if name.startswith("Lion")},
+            {name: np.where(np.isfinite(curve), curve, np.nan) for name, curve in scores.items()
+             if name.startswith("Lion") and np.any(np.isfinite(curve[1:]))},
             x=epochs, xlabel="pass", ylabel="score on the training set", title="Lion inside its box",
         ),
     }  # fmt: skip
