@@ -47,7 +47,7 @@ print(json.dumps(found))
 def test_on_two_devices_the_gradient_is_that_on_one_and_divided_like_its_unknown():
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(om.__file__).parents[1]),
     }
