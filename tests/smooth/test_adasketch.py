@@ -119,7 +119,7 @@ def test_without_the_matrix_the_answer_is_the_same():
 
 @pytest.mark.parametrize("method", [GMRESL1SQP(restart=2), AdaptiveGMRESL1SQP()], ids=lambda m: type(m).__name__)
 def test_the_sqp_baselines_solve(method):
-    _, solution = run("HS7", method)
+    test, solution = run("HS7", method)
     assert solution.result == om.Result.converged
     assert abs(float(test.problem.value(solution.value.primal)) - test.optimum) <= 1e-3
 
