@@ -75,6 +75,14 @@ def test_an_objective_without_a_minimum_ends_as_diverged():
     assert quick(problem, jnp.array([1.0, 0.5]), steps=300).result == om.Result.diverged
 
 
+def test_multipliers_too_large_for_the_tolerance_end_the_solve_as_converged_where_rounding_does():
+    problem = om.Constrained(lambda x: 1e12 * jnp.sum(x), inequalities=lambda x: 1 - x[:1] * x[1:], bounds=(0.0, None))
+    solution = quick(problem, jnp.array([3.0, 0.5]), steps=300)
+    assert solution.result == om.Result.converged
+    assert 1e-6 < problem.kkt_residual(solution.value).largest <= 1e-6 * 1e12
+    np.testing.assert_allclose(solution.value.primal, 1.0, atol=1e-6)
+
+
 def test_constraints_that_repeat_each_other_are_solved():
     """The Jacobian has rank one of three, so multipliers are not unique; the point is."""
     repeated = lambda x: jnp.stack([x[0] + x[1] - 1.0, 2 * x[0] + 2 * x[1] - 2.0, x[0] + x[1] - 1.0])

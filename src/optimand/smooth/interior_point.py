@@ -98,7 +98,8 @@ class InteriorPoint(Method):
 
     **Arguments:**
 
-    - `tolerance`: converged when every part of `problem.kkt_residual` is at most this.
+    - `tolerance`: converged when every part of `problem.kkt_residual` is at most this; where rounding lets it come no nearer, and the
+      constraints hold to this, also at this times the largest entry of the gradient of the objective.
     - `barrier`: the first barrier parameter mu.
     - `push`: how far the guess is moved away from the bounds, relative to their size and distance.
     - `relaxation`: how far bounds and inequalities are moved outwards, relative to their size, so that they have an interior.
@@ -228,7 +229,10 @@ class InteriorPoint(Method):
         pairs = pairs.emptied(smaller < mu)
         mu = smaller
         lingering = jnp.where(running & proven & (mu <= least), state.lingering + 1, jnp.where(state.failed, state.lingering, 0))
-        code = jnp.where(lingering > _PATIENCE, Result.stopped.code, code)
+        size = jnp.maximum(1, jnp.max(jnp.abs(at.gradient), initial=0) / objective_scale)
+        as_near_as_it_gets = (residual <= self.tolerance * size) & (violation <= self.tolerance)
+        ending = jnp.where(as_near_as_it_gets, Result.converged.code, Result.stopped.code)
+        code = jnp.where(lingering > _PATIENCE, ending, code)
         running = running & (lingering <= _PATIENCE)
 
         # The step.
