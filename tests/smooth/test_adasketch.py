@@ -16,8 +16,6 @@ from optimand.smooth import (
 )
 from optimand.smooth.hock_schittkowski import HOCK_SCHITTKOWSKI
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 KEY = jax.random.key(0)
 
 

@@ -9,8 +9,6 @@ import optimand as om
 from optimand.smooth import AugmentedLagrangian, Scipy
 from optimand.smooth.projected_newton import truncated_cg
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 
 def objective(x, w):
     return w["pull"] * jnp.sum((x["a"] - w["target"]) ** 2) + w["tilt"] * x["a"][0] + (x["b"] - 1) ** 2

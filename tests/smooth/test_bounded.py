@@ -12,8 +12,6 @@ from optimand.smooth.bounded import BoundedProgram
 from optimand.smooth.lbfgsb import _cauchy, _minimise_model, _Model
 from optimand.smooth.quadratic_model import factorise, minimise_in_ball, steihaug
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 
 @pytest.fixture(autouse=True)
 def double():

@@ -22,8 +22,6 @@ from optimand.smooth import (
     operator_residual,
 )
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 RNG = np.random.default_rng(1)
 KEY = jax.random.key(5)
 PAYOFF = RNG.standard_normal((6, 4))

@@ -11,8 +11,6 @@ import optimand as om
 from optimand.core.errors import ArgumentError, GuessError, ObjectiveError
 from optimand.smooth import Halpern, MonotoneInclusion, inclusions, matrix_game, operator_residual, projections
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 RNG = np.random.default_rng(0)
 ROWS, TARGETS = RNG.standard_normal((6, 3)), RNG.standard_normal(6)
 UNIFORM = np.full(5, 0.2)

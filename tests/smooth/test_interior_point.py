@@ -13,8 +13,6 @@ from optimand.smooth.barrier import Barrier, Iterate, Layout
 from optimand.smooth.filter_search import Filter
 from optimand.smooth.kkt_system import KKTSystem, regularised
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 
 @pytest.fixture(autouse=True)
 def double_precision():

@@ -9,8 +9,6 @@ import scipy.optimize
 from optimand.core.errors import ArgumentError
 from optimand.smooth import isotonic
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 Y = np.array([0.3, 1.2, -0.4, 0.9, 0.8, 2.0, 1.1, 3.0])
 WEIGHTS = np.array([1.03, 0.52, 1.87, 1.44, 0.71, 1.23, 2.91, 0.26])  # with no tie in what is sorted or pooled
 

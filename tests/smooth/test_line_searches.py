@@ -8,8 +8,6 @@ import pytest
 import optimand as om
 from optimand.smooth import LBFGS, Backtracking, GradientDescent, HagerZhang, NonlinearCG, StrongWolfe
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 
 @pytest.fixture(autouse=True)
 def double():

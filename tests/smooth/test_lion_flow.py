@@ -9,8 +9,6 @@ import optimand as om
 from optimand.core.errors import ArgumentError
 from optimand.smooth import HuberKernel, L1Kernel, L2SquaredKernel, SmoothL1Kernel, kkt_score, lion_k_flow, lyapunov
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 
 def rugged(x):
     """Not convex."""

@@ -19,8 +19,6 @@ from optimand.smooth import (
     TopKKernel,
 )
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 NORMS = ("l1", "lp 1.5", "lp 2", "lp 4", "top-k", "groups of 2", "groups by number", "spectral")
 
 

@@ -11,8 +11,6 @@ import optimand as om
 from optimand.smooth import NonlinearCG, StrongWolfe
 from optimand.smooth.nonlinear_cg import Variant
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 
 @pytest.fixture(autouse=True)
 def double():

@@ -9,8 +9,6 @@ import pytest
 from optimand.core.errors import ArgumentError
 from optimand.smooth import perturbed
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 THETA = np.array([0.2, 0.5, -0.3])
 KEY = jax.random.key(0)
 SCALE = 0.8

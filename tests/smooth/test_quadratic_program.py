@@ -9,8 +9,6 @@ import optimand as om
 from optimand.core.errors import ArgumentError, OptimandError
 from optimand.smooth import ADMM, SQP, QuadraticInteriorPoint, QuadraticProgram
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 P, Q = np.array([[4.0, 1.0], [1.0, 2.0]]), np.array([1.0, 1.0])
 ROW = np.ones((1, 2))
 

@@ -10,8 +10,6 @@ import optimand as om
 from optimand.smooth import SketchProject
 from optimand.smooth.sketch_project import SKETCHES, Rows, draw, project
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 
 @pytest.fixture(autouse=True)
 def double():

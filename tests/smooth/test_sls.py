@@ -11,8 +11,6 @@ from optimand.core.errors import ArgumentError, SolveError
 from optimand.smooth import SLS, PolyakSGD
 from optimand.smooth.armijo import armijo
 
-pytestmark = pytest.mark.thorough  # minutes of compilation: run with `pytest -m thorough`
-
 ROWS = np.random.default_rng(0).normal(size=(60, 4))
 LABELS = np.sign(ROWS @ np.array([1.0, -2.0, 0.5, 1.0]))
 START = np.array([0.5, 0.2, -0.4, 0.0])
