@@ -92,8 +92,7 @@ def test_nan_outside_the_domain_shortens_the_step():
 def test_a_quadratic_program_that_is_not_convex_gets_a_local_solution():
     saddle = QuadraticProgram(np.diag([1.0, -1.0]), np.array([-1.0, 0.1]), bounds=(-2.0, 2.0), convex=False)
     solution = om.solve(saddle, SQP(), jnp.array([0.3, 0.2]))
-    assert saddle.kkt_residual(solution.value).largest < 1e-5
-    np.testing.assert_allclose(abs(solution.value.primal[1]), 2, atol=1e-6)
+    assert saddle.kkt_residual(solution.value).largest < 1e-5 and abs(solution.value.primal[1]) == 2
 
 
 def test_a_batch_is_solved_and_differentiated_member_by_member():

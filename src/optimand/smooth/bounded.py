@@ -20,7 +20,7 @@ from ..core.constrained import Constrained, PrimalDual
 from ..core.errors import ArgumentError
 from ..core.problem import Objective
 
-__all__ = ["BoundedProgram"]
+__all__ = ["BoundedProgram", "snapped"]
 
 
 class BoundedProgram(eqx.Module):
@@ -80,11 +80,7 @@ class BoundedProgram(eqx.Module):
         """In the box, and on a bound where only rounding is between."""
         if self.lower is None or self.upper is None:
             return x
-        close = 4 * jnp.finfo(x.dtype).eps
-        x = jnp.clip(x, self.lower, self.upper)
-        near = lambda gap, bound: jnp.isfinite(bound) & (gap <= close * jnp.abs(bound))
-        x = jnp.where(near(x - self.lower, self.lower), self.lower, x)
-        return jnp.where(near(self.upper - x, self.upper), self.upper, x)
+        return snapped(x, self.lower, self.upper)
 
     def room(self, x: Float[Array, " n"], direction: Float[Array, " n"]) -> Float[Array, " n"]:
         """How far each entry can go in its direction: infinitely far where nothing is in the way, or nothing moves."""
@@ -125,3 +121,12 @@ class BoundedProgram(eqx.Module):
     def start(guess: PyTree) -> PyTree:
         """The point of a guess, which comes as a `PrimalDual` if the problem is `Constrained`."""
         return guess.primal if isinstance(guess, PrimalDual) else guess
+
+
+def snapped(x: Float[Array, " n"], lower: Float[Array, " n"], upper: Float[Array, " n"]) -> Float[Array, " n"]:
+    """In the box, and on a bound where only rounding is between."""
+    close = 4 * jnp.finfo(x.dtype).eps
+    x = jnp.clip(x, lower, upper)
+    near = lambda gap, bound: jnp.isfinite(bound) & (gap <= close * jnp.abs(bound))
+    x = jnp.where(near(x - lower, lower), lower, x)
+    return jnp.where(near(upper - x, upper), upper, x)

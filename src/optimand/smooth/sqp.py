@@ -30,6 +30,7 @@ from ..core.errors import ArgumentError
 from ..core.method import Method
 from ..core.solution import Result
 from .arguments import need_between, need_count, need_not_negative, need_positive
+from .bounded import snapped
 from .flat_program import FlatProgram
 from .interior_iteration import Interior, InteriorProgram, advance, begin, minimise, restored
 from .line_search import constant, evaluated
@@ -294,7 +295,7 @@ class SQP(Method):
 
         def trial(carry):
             length, bend, number, _, _, _, _ = carry
-            there = jnp.clip(origin + length * heading + bend, view.lower, view.upper)
+            there = snapped(origin + length * heading + bend, view.lower, view.upper)
             f_there, c_there = still.value(there), still.constraints(there)
             v_there = _violation(view, c_there)
             new = f_there + penalty * v_there
@@ -318,8 +319,7 @@ class SQP(Method):
         _, _, trials, ok, there, f_there, v_there = jax.lax.while_loop(going, trial, start)
         # What was found, as a function of x and d: along d, and across it by what was constant.
         along = jnp.vdot(there - origin, heading) / jnp.maximum(jnp.vdot(heading, heading), jnp.finfo(view.dtype).tiny)
-        moved = x + along * d
-        return moved + jax.lax.stop_gradient(there - moved), f_there, v_there, trials, ok
+        return evaluated(_moved, (x, d, along), there), f_there, v_there, trials, ok
 
     def done(self, problem: Constrained, state: SQPState):
         code = jnp.where(state.failures >= _FAILURES, Result.stopped.code, Result.running.code)
@@ -378,3 +378,7 @@ def _damped_update(B: Array, s: Array, y: Array, number: Array) -> Array:
     there = there & (sr > 0)
     update = -jnp.outer(Bs, Bs) / jnp.where(there, sBs, 1) + jnp.outer(r, r) / jnp.where(there, sr, 1)
     return jnp.where(there, B + update, B)
+
+
+def _moved(x: Array, d: Array, along: Array) -> Array:
+    return x + along * d
