@@ -73,6 +73,14 @@ def test_lbfgs_goes_further_and_further_where_nothing_curves_up(falls):
     assert solution.result == om.Result.diverged and solution.steps < 100
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_lbfgs_unrolled_from_a_stationary_start_has_a_finite_derivative(dtype):
+    start = jnp.ones(2, dtype)
+    find = lambda t: jnp.sum(om.solve(om.Minimize(lambda x, t: jnp.sum((x - t) ** 2), t), LBFGS(tolerance=0.0), start,
+                                      budget=om.Budget(steps=2), adjoint=om.Unrolled(), throw=False).value)  # fmt: skip
+    assert jnp.all(jnp.isfinite(jax.grad(find)(start)))
+
+
 def test_lbfgs_does_not_take_standing_still_for_a_step():
     edge = om.Minimize(lambda x: jnp.where(x[0] >= 1.0, 0.5 * jnp.sum(x**2), jnp.nan))
     solution = om.solve(edge, LBFGS(), jnp.ones(3), throw=False)

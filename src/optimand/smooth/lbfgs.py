@@ -140,7 +140,7 @@ class LBFGS(Method):
         direction = -(gamma * g_new + jnp.concatenate([v, -gamma * u]) @ pairs)
         slope = g_new @ direction
         sensible = (gamma > 0) & (slope < 0)
-        steepest, steepest_slope = _steepest(g_new, jnp.where(lost, 2 * jnp.sqrt(s @ s) / jnp.maximum(1e-30, norm(g_new)), 0))
+        steepest, steepest_slope = _steepest(g_new, jnp.where(lost, 2 * norm(s), 0))
         direction, slope = jnp.where(sensible, direction, steepest), jnp.where(sensible, slope, steepest_slope)
         return LBFGSState(
             x, value, gradient, direction, slope, pairs, inverse, diagonal, yy, gamma, slot,
@@ -159,7 +159,8 @@ class LBFGS(Method):
 
 
 def _steepest(g: Array, least: Any = 0.0) -> tuple[Array, Array]:
-    """The first direction, down the gradient by at most a unit, or by `least` times the gradient; and the slope along it."""
+    """The first direction, down the gradient by at most a unit, or by `least` if that is longer; and the slope along it."""
     size = norm(g)
-    scale = jnp.maximum(1 / jnp.maximum(1.0, size), least).astype(g.dtype)
+    floor = jnp.finfo(g.dtype).tiny ** 0.5  # whose inverse square, in the derivative, is finite
+    scale = (jnp.maximum(jnp.minimum(1.0, size), least) / jnp.maximum(size, floor)).astype(g.dtype)
     return -scale * g, -scale * size**2
