@@ -20,6 +20,7 @@ import jax.tree_util as jtu
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int
 
+from ..core.dense import cholesky, in_turn
 from ..core.errors import ArgumentError
 from .local import LocalProblem
 
@@ -177,13 +178,20 @@ def _factorise(problem, constraint, weights, gauss_newton):
     scale = _column_scale(gauss_newton)
     shift = _HESSIAN_SHIFT * jnp.diag(1 / scale**2)
     plain = _scaled(gauss_newton, scale) + shift
-    safe = jnp.linalg.cholesky(plain + 1e-14 * jnp.eye(len(scale)))
+    safe = plain + 1e-14 * jnp.eye(len(scale))
     if constraint.adjoint == "gauss_newton":
-        return safe, scale, jnp.int32(0)
+        return cholesky(safe), scale, jnp.int32(0)
     curvature = problem.curvature(weights)
-    exact = jnp.linalg.cholesky(plain + _scaled((curvature + curvature.T) / 2, scale))
-    definite = jnp.all(jnp.isfinite(exact))
-    return jnp.where(definite, exact, safe), scale, jnp.where(definite, 0, 1).astype(jnp.int32)
+    factor, definite = _first_factor(plain + _scaled((curvature + curvature.T) / 2, scale), safe)
+    return factor, scale, jnp.where(definite, 0, 1).astype(jnp.int32)
+
+
+@in_turn
+def _first_factor(exact, safe):
+    """Cholesky's factor of the first matrix if it has one, else of the second; and whether it has."""
+    factor = jnp.linalg.cholesky(exact)
+    definite = jnp.all(jnp.isfinite(factor))
+    return jax.lax.cond(definite, lambda: factor, lambda: jnp.linalg.cholesky(safe)), definite
 
 
 def _column_scale(normal_matrix):

@@ -24,6 +24,7 @@ from jaxtyping import Array
 
 from ..core.budget import Counters
 from ..core.constrained import Constrained, PrimalDual
+from ..core.dense import solve
 from ..core.errors import ArgumentError
 from ..core.method import Method
 from ..core.solution import Result
@@ -350,7 +351,7 @@ def _merit(adaptive: Adaptive) -> ExactAugmentedLagrangian:
 
 def _by_factors(matrix: Array, residual: Array) -> Array:
     """The Newton direction."""
-    return -jnp.linalg.solve(matrix, residual)
+    return -solve(matrix, residual)
 
 
 def _by_products(problem: Constrained, like: PrimalDual, z: Array, residual: Array) -> Array:

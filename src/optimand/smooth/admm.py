@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..core.budget import Counters
 from ..core.constrained import PrimalDual
+from ..core.dense import in_turn
 from ..core.method import Method
 from .arguments import need_between, need_count, need_not_negative, need_positive
 from .equilibration import Scaling, equilibrate
@@ -150,10 +151,11 @@ class ADMM(Method):
 
     def _factorise(self, program: RowProgram, penalty: Array) -> Float[Array, "n n"]:
         """The inverse itself: a product with it is one call for a whole batch, and two triangular solves are not."""
+        return _inverse(self._matrix(program, penalty))
+
+    def _matrix(self, program: RowProgram, penalty: Array) -> Float[Array, "n n"]:
         identity = jnp.eye(program.q.size, dtype=program.q.dtype)
-        matrix = program.P + self.regularisation * identity + program.gram(self._penalties(program, penalty))
-        factor = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(matrix), identity, lower=True)
-        return factor.T @ factor
+        return program.P + self.regularisation * identity + program.gram(self._penalties(program, penalty))
 
     def step(self, problem: QuadraticProgram, state: ADMMState, *, key: Array | None) -> ADMMState:
         program = RowProgram.of(problem, state.best)
@@ -202,9 +204,7 @@ class ADMM(Method):
         wanted = jax.lax.stop_gradient(jnp.clip(wanted, 1e-6, 1e6))
         change = jnp.maximum(wanted / state.penalty, state.penalty / wanted) > self.adapt
         penalty = jnp.where(change, wanted, state.penalty).astype(state.penalty.dtype)
-        inverse = jax.lax.cond(
-            change, lambda: self._factorise(scaled, penalty), lambda: state.inverse
-        )
+        inverse = _inverse_if(change, self._matrix(scaled, penalty), state.inverse)
         return ADMMState(
             x, z, y, penalty, inverse, scaling, best, jnp.where(better, candidate_residual, state.residual),
             jnp.where(better, polished, state.polished), certificate, infeasible, unbounded, state.convex,
@@ -222,6 +222,19 @@ class ADMM(Method):
 
     def metrics(self, problem: QuadraticProgram, state: ADMMState) -> dict[str, Any]:
         return {"residual": state.residual, "penalty": state.penalty}
+
+
+@in_turn
+def _inverse(matrix):
+    """That of a positive definite matrix."""
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    factor = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(matrix), identity, lower=True)
+    return factor.T @ factor
+
+
+@in_turn
+def _inverse_if(change, matrix, before):
+    return jax.lax.cond(change, lambda: _inverse(matrix), lambda: before)
 
 
 def _polish(program: RowProgram, x: Array, z: Array, y: Array, rounds: int) -> tuple[Array, Array, Array]:
@@ -242,8 +255,7 @@ def _polish(program: RowProgram, x: Array, z: Array, y: Array, rounds: int) -> t
         side = jnp.where(active, jnp.where(low, program.lower, program.upper), 0)
         only = lambda rows: jnp.where(active, rows, 0)
         matrix = program.P + delta * identity + program.gram(only(jnp.ones_like(side)) / delta)
-        factor = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(matrix), identity, lower=True)
-        inverse = factor.T @ factor
+        inverse = _inverse(matrix)
         y = only(y)
         for _ in range(_REFINEMENTS):
             first = -(program.P @ x + program.q + program.transposed(y))

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from ..core.budget import Counters
+from ..core.dense import in_turn
 from ..core.method import Method
 from ..core.problem import FixedPoint
 from .arguments import need_count, need_not_negative, need_positive
@@ -83,8 +84,7 @@ class Anderson(Method):
         scale = jnp.trace(state.gram) / self.memory
         missing = jnp.diagonal(state.gram) == 0
         ridge = jnp.maximum(self.ridge, 10 * eps).astype(r.dtype) * scale + jnp.where(missing, 1, 0)
-        factor = jnp.linalg.cholesky(state.gram + jnp.diag(ridge), symmetrize_input=False)
-        gamma = jax.scipy.linalg.cho_solve((factor, True), state.dr @ r)
+        gamma = _by_cholesky(state.gram + jnp.diag(ridge), state.dr @ r)
         gamma = jnp.where(jnp.isfinite(gamma), gamma, 0)  # not positive definite in spite of the ridge: do without
         x = before + self.damping * r - gamma @ (state.dx + self.damping * state.dr)
         x = x.astype(r.dtype)
@@ -109,3 +109,9 @@ class Anderson(Method):
 
     def metrics(self, problem: FixedPoint, state: AndersonState) -> dict[str, Any]:
         return {"residual": norm(state.residual)}
+
+
+@in_turn
+def _by_cholesky(matrix, rhs):
+    factor = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+    return jax.scipy.linalg.cho_solve((factor, True), rhs)

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..core.dense import cholesky_solve, in_turn
 from .equilibration import Scaling, equilibrate
 from .line_search import constant
 
@@ -231,6 +232,16 @@ def error_of(program: InteriorProgram, z: Interior) -> Array:
     return jnp.maximum(jnp.maximum(dual, primal), largest(*products) / (1 + value))
 
 
+@in_turn
+def _factor(matrix):
+    """Cholesky's; where rounding has made the matrix indefinite, that of it with a larger shift."""
+    factor = jnp.linalg.cholesky(matrix)
+    largest = jnp.max(jnp.abs(jnp.diagonal(matrix)), initial=1.0)
+    shift = 10 * len(matrix) * jnp.finfo(matrix.dtype).eps * largest
+    shifted = lambda: jnp.linalg.cholesky(matrix + shift * jnp.eye(len(matrix), dtype=matrix.dtype))
+    return jax.lax.cond(jnp.all(jnp.isfinite(factor)), lambda: factor, shifted)
+
+
 def advance(program: InteriorProgram, z: Interior) -> Interior:
     """The iterate after a predictor and a corrector, with one factorisation."""
     there, elastic = _present(program)
@@ -246,12 +257,7 @@ def advance(program: InteriorProgram, z: Interior) -> Interior:
     identity = jnp.eye(n, dtype=dtype)
     matrix = program.P + delta * identity + (program.G * weight[:p, None]).T @ program.G
     matrix = matrix + jnp.diag(weight[p : p + n] + weight[p + n :]) + (program.A / softness[:, None]).T @ program.A
-    factor = jnp.linalg.cholesky(matrix)
-    # Where rounding has made it indefinite, a larger shift.
-    sound = jnp.all(jnp.isfinite(factor))
-    largest = jnp.max(jnp.abs(jnp.diagonal(matrix)), initial=1.0)
-    shifted = lambda: jnp.linalg.cholesky(matrix + 10 * n * jnp.finfo(dtype).eps * largest * identity)
-    factor = jax.lax.cond(sound, lambda: factor, shifted)
+    factor = _factor(matrix)
 
     def direction(c_s, c_t, c_v, c_w, refine: bool) -> Interior:
         """The Newton step for residuals r and products c, as an `Interior` of differences."""
@@ -263,7 +269,7 @@ def advance(program: InteriorProgram, z: Interior) -> Interior:
 
         def solved(dual, k, e):
             rhs = -dual - program.pulled(weight * k) - (e / softness) @ program.A
-            dx = jax.scipy.linalg.cho_solve((factor, True), rhs)
+            dx = cholesky_solve(factor, rhs)
             return dx, (program.A @ dx + e) / softness, weight * (program.rows(dx) + k)
 
         dx, dnu, dmu = solved(r.dual, k, e)

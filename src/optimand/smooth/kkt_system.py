@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..core.dense import cholesky, in_turn
 from .barrier import Layout
 
 __all__ = ["KKTSystem", "regularised"]
@@ -60,7 +61,7 @@ class KKTSystem(eqx.Module):
         softest = _SOFTEST * jnp.sum(self.jacobian**2, axis=1) / size
         condensed = corner + (self.jacobian.T / jnp.maximum(diagonal, softest)) @ self.jacobian
         scale = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(condensed), jnp.finfo(corner.dtype).tiny))
-        factor = jnp.linalg.cholesky(condensed * scale[:, None] * scale[None, :])
+        factor = cholesky(condensed * scale[:, None] * scale[None, :])
         return jnp.all(jnp.isfinite(jnp.diagonal(factor)))
 
     def factorised(self, delta: Array) -> "Factors":
@@ -70,7 +71,7 @@ class KKTSystem(eqx.Module):
         scale = jnp.ones((len(matrix),), matrix.dtype)
         for _ in range(2):
             scale = scale * jax.lax.rsqrt(jnp.maximum(jnp.max(jnp.abs(matrix * scale[:, None] * scale), axis=1), 1e-300))
-        lu, _, order = jax.lax.linalg.lu(matrix * scale[:, None] * scale)
+        lu, _, order = _lu(matrix * scale[:, None] * scale)
         return Factors(self.layout, matrix, scale, lu, order, self.sigma + delta, self.moves)
 
 
@@ -95,19 +96,28 @@ class Factors(eqx.Module):
         p, n = jnp.where(elastic, p, 1), jnp.where(elastic, n, 1)
         missed = jnp.where(elastic, r_p / p - r_n / n, 0)
         target = jnp.concatenate([r_x, q - layout.of_inequalities(r_s / s) + missed])
-
-        def refine(_, solution):
-            missing = (target - self.matrix @ solution) * self.scale
-            half = jax.lax.linalg.triangular_solve(
-                self.lu, missing[self.order][:, None], left_side=True, lower=True, unit_diagonal=True
-            )
-            return solution + jax.lax.linalg.triangular_solve(self.lu, half, left_side=True)[:, 0] * self.scale
-
-        solution = jax.lax.fori_loop(0, _REFINEMENTS, refine, jnp.zeros_like(target))
+        solution = _refined(self.matrix, self.scale, self.lu, self.order, target)
         d_x, d_y = solution[: layout.size], solution[layout.size :]
         d_s = (r_s - d_y[inequalities]) / s
         d_p, d_n = (jnp.where(elastic, part, 0) for part in ((r_p + d_y) / p, (r_n - d_y) / n))
         return jnp.concatenate([d_x, d_s, d_p, d_n]), d_y
+
+
+@in_turn
+def _lu(matrix):
+    return tuple(jax.lax.linalg.lu(matrix))
+
+
+@in_turn
+def _refined(matrix, scale, lu, order, target):
+    """A^{-1} b by the factors of the scaled matrix, with the residuals of A itself."""
+
+    def refine(_, solution):
+        missing = (target - matrix @ solution) * scale
+        half = jax.lax.linalg.triangular_solve(lu, missing[order][:, None], left_side=True, lower=True, unit_diagonal=True)
+        return solution + jax.lax.linalg.triangular_solve(lu, half, left_side=True)[:, 0] * scale
+
+    return jax.lax.fori_loop(0, _REFINEMENTS, refine, jnp.zeros_like(target))
 
 
 def regularised(system: KKTSystem, last: Array) -> tuple[Array, Array, Array]:

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..core.budget import Counters
 from ..core.constrained import Constrained
+from ..core.dense import in_turn, solve
 from ..core.method import Method
 from ..core.problem import Objective
 from .arguments import need_count, need_not_negative
@@ -90,7 +91,7 @@ class _Model(NamedTuple):
     def woodbury(self, gram: Array, onto: Array) -> Array:
         """w with (Z'BZ)^{-1} r = r / theta + Z'W w, for W'Z r given: eq. 5.11."""
         size = onto.size
-        return jnp.linalg.solve(jnp.eye(size, dtype=onto.dtype) - self.middle @ gram / self.theta, self.middle @ onto) / self.theta**2
+        return solve(jnp.eye(size, dtype=onto.dtype) - self.middle @ gram / self.theta, self.middle @ onto) / self.theta**2
 
 
 class LBFGSB(Method):
@@ -211,7 +212,7 @@ class LBFGSB(Method):
         diagonal = jnp.where(there, jnp.diagonal(sy), 1)
         inverse = _blocks(-jnp.diag(diagonal), lower.T, lower, theta * jnp.where(both, ss, 0) + jnp.diag(missing))
         weight = jnp.concatenate([1 - missing, 1 - missing])
-        middle = jnp.linalg.inv(inverse) * (weight[:, None] * weight)
+        middle = _inverse(inverse) * (weight[:, None] * weight)
         return middle, _blocks(yy, theta * sy.T, theta * sy, theta**2 * ss)
 
     def done(self, problem: Objective | Constrained, state: LBFGSBState):
@@ -314,6 +315,11 @@ def _model_step(program: BoundedProgram, x: Array, g: Array, step: tuple) -> Arr
     if program.lower is None or program.upper is None:
         return new
     return jnp.where(held, jnp.where(g > 0, program.lower, program.upper), new)
+
+
+@in_turn
+def _inverse(matrix):
+    return jnp.linalg.inv(matrix)
 
 
 def _blocks(a: Array, b: Array, c: Array, d: Array) -> Array:

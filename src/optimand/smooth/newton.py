@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ..core.budget import Counters
+from ..core.dense import eigh, in_turn, solve
 from ..core.method import Method
 from ..core.problem import Objective, Root
 from ..core.solution import Result
@@ -96,7 +97,7 @@ class Newton(Method):
         if flat.size <= self.dense_below:
             matrix = jax.jacfwd(of_vector)(flat)
             if root:
-                d = jnp.linalg.solve(matrix, -f)
+                d = solve(matrix, -f)
             else:
                 d, curvature, downhill = descent(matrix, f)
                 proven = curvature >= 0
@@ -161,6 +162,7 @@ def _half_square(problem: Root, x: PyTree) -> tuple[Array, PyTree]:
     return 0.5 * (flat @ flat), f
 
 
+@in_turn
 def descent(hessian: Array, gradient: Array) -> tuple[Array, Array, Array]:
     """-H^{-1} g by Cholesky; with the absolute eigenvalues of H where it is not positive definite.
 
@@ -205,7 +207,7 @@ def _least_curvature(product: Callable, like: Array) -> tuple[Array, Array]:
     empty = jnp.zeros((steps, like.size), like.dtype)
     basis, images, _ = jax.lax.fori_loop(0, steps, expand, (empty, empty, first / jnp.linalg.norm(first)))
     projected = basis @ images.T
-    values, vectors = jnp.linalg.eigh((projected + projected.T) / 2)
+    values, vectors = eigh((projected + projected.T) / 2)
     negative = values[0] < -_rounding(values)
     return jnp.where(negative, values[0], 0), jnp.where(negative, basis.T @ vectors[:, 0], 0)
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..core.adjoint import implicit
+from ..core.dense import cholesky, cholesky_solve
 from ..core.errors import ArgumentError
 from ..core.tracing import is_tracer
 from .arguments import need_count, need_positive
@@ -118,18 +119,18 @@ def _interior_point(x, a, b, g, h, iterations):
         (y, s, nu, mu), count, _ = carry
         dual, equal, unequal = residuals(y, s, nu, mu)
         weights = mu / s
-        factor = jax.scipy.linalg.cho_factor(jnp.eye(n, dtype=x.dtype) + (g.T * weights) @ g)
-        through = jax.scipy.linalg.cho_solve(factor, a.T)
+        factor = cholesky(jnp.eye(n, dtype=x.dtype) + (g.T * weights) @ g)
+        through = cholesky_solve(factor, a.T)
         schur = a @ through
         schur = schur + 10 * eps * (jnp.trace(schur) / max(p, 1)) * jnp.eye(p, dtype=x.dtype)  # redundant equalities
-        schur_factor: Any = jax.scipy.linalg.cho_factor(schur) if p else None
+        schur_factor: Any = cholesky(schur) if p else None
 
         def direction(target):
             """With s mu moved towards `target`."""
             shift = target / s - mu + weights * unequal
             right = -dual - shift @ g
-            free = jax.scipy.linalg.cho_solve(factor, right)
-            d_nu = jax.scipy.linalg.cho_solve(schur_factor, a @ free + equal) if p else nu
+            free = cholesky_solve(factor, right)
+            d_nu = cholesky_solve(schur_factor, a @ free + equal) if p else nu
             d_y = free - through @ d_nu
             return d_y, -unequal - g @ d_y, d_nu, shift + weights * (g @ d_y)
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..core.dense import in_turn
 from .bounded import BoundedProgram
 from .vectors import norm
 
@@ -22,32 +23,54 @@ __all__ = ["Factors", "curvature_noise", "factorise", "minimise_in_ball", "minim
 
 
 class Factors(NamedTuple):
-    """What is known of H on a face. `definite`: Newton's step exists and is the one to take, and there are no eigenvalues."""
+    """What is known of H on a face. `definite`: Newton's step exists and is the one to take, and there are no eigenvalues.
+
+    `values` and `vectors` are those of D^{-1} H D^{-1}, with the diagonal D in `scale`.
+    """
 
     definite: Array
     newton: Array
     steepest: Array  # the minimiser along -r
     residual: Array
+    scale: Array
     values: Array
     vectors: Array
 
 
+@in_turn
 def factorise(hessian: Array, residual: Array, free: Array, radius: Array) -> Factors:
-    """H on the face as factors: Cholesky's, tried first, and eigenvalues where those lead to no step in the ball."""
+    """H on the face as factors: Cholesky's, tried first, and eigenvalues where those lead to no step in the ball.
+
+    Where the unknowns have so different units that rounding hides the sign of the least eigenvalue, the eigenvalues are those
+    of the matrix scaled to a diagonal of ones, and the ball is an ellipsoid that touches it.
+    """
     typical = jnp.maximum(jnp.max(jnp.abs(hessian), initial=0), jnp.finfo(hessian.dtype).tiny)
     both = (free[:, None] > 0) & (free > 0)
     hessian = jnp.where(both, hessian, typical * jnp.eye(free.size, dtype=hessian.dtype))
     residual = jnp.where(free > 0, residual, 0)
-    factor = jnp.linalg.cholesky(hessian, symmetrize_input=False)
-    newton = -jax.scipy.linalg.cho_solve((factor, True), residual)
-    pivots = jnp.diagonal(factor)
-    sound = jnp.min(pivots, initial=jnp.inf) ** 2 > residual.size * jnp.finfo(residual.dtype).eps * typical
-    definite = jnp.all(jnp.isfinite(newton)) & (norm(newton) <= radius) & (sound | (norm(newton) == 0))
-    none = jnp.zeros_like(residual), jnp.zeros_like(hessian)
-    values, vectors = jax.lax.cond(definite, lambda: none, lambda: tuple(jnp.linalg.eigh(hessian, symmetrize_input=False)))
+    eps = jnp.finfo(hessian.dtype).eps
+    units = jnp.sqrt(jnp.maximum(jnp.abs(jnp.diagonal(hessian)), eps**2 * typical))
+    scaled = hessian / units[:, None] / units
+    factor = jnp.linalg.cholesky(scaled, symmetrize_input=False)
+    newton = -jax.scipy.linalg.cho_solve((factor, True), residual / units) / units
+    sound = jnp.min(jnp.diagonal(factor), initial=jnp.inf) ** 2 > residual.size * eps
+    exists = jnp.all(jnp.isfinite(newton)) & (sound | (norm(newton) == 0))
+    definite = exists & ((norm(newton) <= radius) | (residual.size > _MANY))
+
+    def eigenvalues():
+        values, vectors = jnp.linalg.eigh(hessian, symmetrize_input=False)
+        hidden = jnp.abs(values[0]) <= curvature_noise(values)
+        plain = lambda: (jnp.ones_like(units), values, vectors)
+        return jax.lax.cond(hidden, lambda: (units, *jnp.linalg.eigh(scaled, symmetrize_input=False)), plain)
+
+    none = jnp.ones_like(residual), jnp.zeros_like(residual), jnp.zeros_like(hessian)
+    scale, values, vectors = jax.lax.cond(definite, lambda: none, eigenvalues)
     along = residual @ (hessian @ residual)
     steepest = -residual * (residual @ residual) / jnp.where(along > 0, along, 1)
-    return Factors(definite, newton, steepest, residual, values, vectors)
+    return Factors(definite, newton, steepest, residual, scale, values, vectors)
+
+
+_MANY = 100  # unknowns, from which on the dogleg is cheaper than what eigenvalues would gain
 
 
 def curvature_noise(values: Array) -> Array:
@@ -55,10 +78,16 @@ def curvature_noise(values: Array) -> Array:
     return jnp.finfo(values.dtype).eps ** (2 / 3) * jnp.max(jnp.abs(values), initial=0)
 
 
+def _rounding(values: Array) -> Array:
+    """What rounding may add to an eigenvalue."""
+    tiny, eps = jnp.finfo(values.dtype).tiny, jnp.finfo(values.dtype).eps
+    return jnp.maximum(values.size * eps * jnp.max(jnp.abs(values), initial=0), tiny / eps)
+
+
 def minimise_in_ball(factors: Factors, radius: Array) -> tuple[Array, Array]:
     """The minimiser in the ball, and whether no negative curvature was seen."""
-    definite, newton, steepest, residual, values, vectors = factors
-    exact, seen = _exact(values, vectors, residual, radius)
+    definite, newton, steepest, *_ = factors
+    exact, seen = _exact(factors, radius)
     w = jnp.where(definite, _dogleg(newton, steepest, radius), exact)
     return w, definite | ~seen
 
@@ -80,31 +109,44 @@ def to_boundary(start: Array, direction: Array, radius: Array) -> Array:
     return jnp.maximum(t, 0)
 
 
-def _exact(values: Array, vectors: Array, residual: Array, radius: Array) -> tuple[Array, Array]:
-    """By the secular equation 1 / |w(lambda)| = 1 / radius, from the left, where Newton's iterates increase to the zero."""
-    g = vectors.T @ residual
-    least, eps = values[0], jnp.finfo(values.dtype).eps
-    guard = jnp.maximum(values.size * eps * jnp.max(jnp.abs(values), initial=0), jnp.finfo(values.dtype).tiny / eps)
+def _exact(factors: Factors, radius: Array) -> tuple[Array, Array]:
+    """By the secular equation 1 / |w(lambda)| = 1 / radius, from the left, where Newton's iterates increase to the zero.
+
+    w(lambda) = -(H + lambda D^2)^{-1} r.
+    """
+    _, _, _, residual, scale, values, vectors = factors
+    g = vectors.T @ (residual / scale)
+    least, guard = values[0], _rounding(values)
     negative = least < -curvature_noise(values)
     start = jnp.where(least > guard, 0.0, guard - least).astype(values.dtype)
-    step = lambda shift: -g / jnp.where(values + shift > 0, values + shift, guard)
+    shifted = lambda shift: jnp.where(values + shift > 0, values + shift, guard)
+    back = lambda y: (vectors @ y) / scale
+
+    def step(shift):
+        y = -g / shifted(shift)
+        w = back(y)
+        return y, w, norm(w)
 
     def improve(carry):
-        shift, rounds = carry
-        w = step(shift)
-        size = norm(w)
-        slope = jnp.sum(w**2 / jnp.where(values + shift > 0, values + shift, guard))
-        return shift + size**2 / slope * (size - radius) / radius, rounds + 1
+        shift, y, w, size, low, high, rounds = carry
+        low, high = jnp.where(size > radius, shift, low), jnp.where(size > radius, high, shift)
+        slope = w @ back(y / shifted(shift))
+        newton = shift + size**2 / slope * (size - radius) / radius
+        middle = origin + jnp.sqrt((low - origin) * (high - origin))
+        shift = jnp.where((newton > low) & (newton < high), newton, jnp.where(jnp.isfinite(high), middle, 10 * shift))
+        return shift, *step(shift), low, high, rounds + 1
 
-    outside = lambda carry: (norm(step(carry[0])) > 1.01 * radius) & (carry[1] < 60)
-    shift, _ = jax.lax.while_loop(outside, improve, (start, jnp.int32(0)))
-    w = step(shift)
-    w = w * jnp.minimum(1, 1.01 * radius / jnp.maximum(norm(w), jnp.finfo(w.dtype).tiny))
-    downhill = jnp.where(g[0] > 0, -1.0, 1.0) * (jnp.arange(values.size) == 0)
-    downhill = downhill.astype(w.dtype)
+    def astray(carry):  # in an ellipsoid |w| need not fall with lambda, and Newton's iterates may overshoot
+        shift, _, _, size, _, _, rounds = carry
+        return ((size > 1.01 * radius) | ((size < 0.9 * radius) & (shift > start))) & (rounds < 60)
+
+    infinite, origin = jnp.full_like(start, jnp.inf), start - guard
+    shift, _, w, size, *_ = jax.lax.while_loop(astray, improve, (start, *step(start), start, infinite, jnp.int32(0)))
+    w = w * jnp.minimum(1, 1.01 * radius / jnp.maximum(size, jnp.finfo(w.dtype).tiny))
+    downhill = back(jnp.where(g[0] > 0, -1.0, 1.0) * (jnp.arange(values.size) == 0).astype(w.dtype))
+    downhill = downhill / jnp.maximum(norm(downhill), jnp.finfo(w.dtype).tiny)
     hard = negative & (shift == start) & (norm(w) < radius)
-    w = w + jnp.where(hard, to_boundary(w, downhill, radius), 0) * downhill
-    return vectors @ w, negative
+    return w + jnp.where(hard, to_boundary(w, downhill, radius), 0) * downhill, negative
 
 
 def steihaug(product: Callable, residual: Array, free: Array, radius: Array, most: int) -> tuple[Array, Array, Array]:

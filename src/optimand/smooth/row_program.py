@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..core.constrained import PrimalDual
+from ..core.dense import cholesky
 from ..core.errors import ArgumentError
 from ..core.solution import Result
 from .equilibration import Scaling
@@ -31,7 +32,7 @@ def refuse_concave(problem: QuadraticProgram, method: str) -> None:
 def is_convex(P: Float[Array, "n n"]) -> Array:
     """Whether P is positive semidefinite, to about the root of the rounding; NaN passes, as what it is."""
     shift = jnp.sqrt(jnp.finfo(P.dtype).eps) * jnp.maximum(jnp.max(jnp.abs(P), initial=0.0), 1e-3)
-    factor = jnp.linalg.cholesky(jax.lax.stop_gradient(P) + shift * jnp.eye(len(P), dtype=P.dtype))
+    factor = cholesky(jax.lax.stop_gradient(P) + shift * jnp.eye(len(P), dtype=P.dtype))
     return jnp.all(jnp.isfinite(factor)) | ~jnp.all(jnp.isfinite(P))
 
 

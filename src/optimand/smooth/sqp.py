@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..core.budget import Counters
 from ..core.constrained import Constrained, PrimalDual
+from ..core.dense import cholesky, in_turn, solve
 from ..core.errors import ArgumentError
 from ..core.method import Method
 from ..core.solution import Result
@@ -216,7 +217,7 @@ class SQP(Method):
         floor = 1e-8 * size
 
         def definite(matrix):
-            return jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix - floor * identity)))
+            return jnp.all(jnp.isfinite(cholesky(matrix - floor * identity)))
 
         def attempt(carry):
             number, _ = carry
@@ -227,13 +228,7 @@ class SQP(Method):
         sigma = jnp.where(number <= 1, 0, unit * 10.0 ** (number - 2)).astype(view.dtype)
         extra = sigma * gram + size * jnp.diag(held) * (number > 1)
 
-        def flipped():
-            values, vectors = jnp.linalg.eigh(jnp.nan_to_num(fixed + extra))
-            positive = jnp.maximum(jnp.abs(values), 1e3 * floor)
-            return (vectors * positive) @ vectors.T - fixed
-
-        extra = jax.lax.cond(good, lambda: extra, flipped)
-        return exact + extra, rows, sigma
+        return exact + _positive(good, fixed, extra, 1e3 * floor), rows, sigma
 
     def _subproblem(self, view, model: InteriorProgram, penalty, violation, most_penalty):
         """The solution of the elastic program, the penalty it needed, the linearised violation left, the steps spent, and whether
@@ -291,7 +286,7 @@ class SQP(Method):
             gram = rows @ rows.T
             weight = jnp.maximum(jnp.max(jnp.abs(jnp.diagonal(gram)), initial=0.0), 1e-12)
             gram = gram + (1e-10 * weight + jnp.where(active, 0, weight)) * jnp.eye(len(c), dtype=view.dtype)
-            return -rows.T @ jnp.linalg.solve(gram, jnp.where(active, c_there, 0))
+            return -rows.T @ solve(gram, jnp.where(active, c_there, 0))
 
         def trial(carry):
             length, bend, number, _, _, _, _ = carry
@@ -338,6 +333,17 @@ _SWEEPS = 5  # of the scaling of a subproblem
 _FAILURES = 8  # searches in a row, each with a larger shift
 _RAISES = 5  # subproblems in a step, each with a larger penalty
 _MOST_PENALTY = 1e8  # in units of the largest derivative of the objective
+
+
+@in_turn
+def _positive(good, matrix, extra, least):
+    """What makes the matrix positive definite: `extra` if that is known to, else that with absolute eigenvalues."""
+
+    def flipped():
+        values, vectors = jnp.linalg.eigh(jnp.nan_to_num(matrix + extra))
+        return (vectors * jnp.maximum(jnp.abs(values), least)) @ vectors.T - matrix
+
+    return jax.lax.cond(good, lambda: extra, flipped)
 
 
 def _newton_step(model: InteriorProgram, penalty: Array, z: Interior) -> Interior:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..core.budget import Counters
 from ..core.constrained import Constrained
+from ..core.dense import solve
 from ..core.method import Method
 from ..core.problem import Objective
 from .arguments import need_between, need_count, need_not_negative, need_positive
@@ -119,7 +120,11 @@ class TrustRegion(Method):
             new_value, new_g = still.value_and_gradient(new)
             new_residual = still.residual(new, new_g)
             gain = value - new_value
-            flat = (predicted <= noise) & (jnp.abs(gain) <= noise)  # values cannot tell: gradients do
+            # Where rounding hides the gain in the values, it is that of the mean gradient; where it hides that too, the residual tells.
+            # A sum of terms that cancel is rounded by more than its own size says.
+            same = jnp.abs(gain) <= jnp.sqrt(eps) * jnp.abs(value)
+            dull, flat = (predicted <= 100 * noise) & same, (predicted <= noise) & same
+            gain = jnp.where(dull, -((g + new_g) @ s) / 2, gain)
             ratio = jnp.where(flat, jnp.where(new_residual < residual, 1.0, -1.0), gain / predicted)
             fell = new_value < BOTTOM  # even to -inf, where no derivative is finite
             finite = jnp.isfinite(new_value) & jnp.all(jnp.isfinite(new_g))
@@ -214,7 +219,7 @@ def _newton_step(program: BoundedProgram, x: Array, g: Array, step: tuple) -> Ar
     free = jnp.where(held, 0, 1).astype(x.dtype)
     if hessian.ndim == 2:
         both = (free[:, None] > 0) & (free > 0)
-        moved = jnp.linalg.solve(jnp.where(both, hessian, jnp.eye(x.size, dtype=x.dtype)), g * free)
+        moved = solve(jnp.where(both, hessian, jnp.eye(x.size, dtype=x.dtype)), g * free)
     else:
         product = lambda v: free * jax.jvp(still.gradient, (at,), (free * v,))[1] + (1 - free) * v
         moved, _ = jax.scipy.sparse.linalg.cg(product, g * free)

@@ -1,0 +1,89 @@
+"""Factorisations of dense matrices that can be batched on a CPU.
+
+Under `vmap` JAX hands LAPACK a whole batch. jaxlib 0.10 cuts it into pieces for XLA's pool of threads and waits for them in a
+thread of the same pool: as many calls that do not depend on each other as there are threads, such as the two branches of a
+`cond`, which a batch turns into a `select`, then wait for ever. (jaxlib 0.11 has no such pieces any more.) And both branches
+are paid for by all of the batch.
+
+`in_turn` makes a loop of the batch instead, in which LAPACK sees one matrix at a time and a branch is a branch; for matrices of
+the size that batches have it takes about as long as one call does.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+__all__ = ["cholesky", "cholesky_solve", "eigh", "in_turn", "solve"]
+
+
+def in_turn(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` of arrays, a batch of which is a loop on a CPU and what it always is elsewhere.
+
+    It must not close over anything that is traced. Its derivatives are those of `fn`, of all orders, forward and reverse; they are
+    batched as JAX does it.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def one(*arguments):
+        return fn(*arguments)
+
+    @one.def_vmap
+    def _(size, batched, *arguments):
+        if not any(jax.tree_util.tree_leaves(batched)):
+            out = fn(*arguments)
+            return out, jax.tree_util.tree_map(lambda _: False, out)
+        moving, still = _parted(arguments, tuple(batched))
+        whole = lambda moving, call: call(*_joined(moving, still))
+        out = jax.lax.platform_dependent(
+            moving,
+            cpu=lambda moving: jax.lax.map(lambda row: whole(row, one), moving),
+            default=lambda moving: jax.vmap(lambda row: whole(row, fn))(moving),
+        )
+        return out, jax.tree_util.tree_map(lambda _: True, out)
+
+    @jax.custom_jvp
+    @functools.wraps(fn)
+    def call(*arguments):
+        return one(*arguments)
+
+    @call.defjvp
+    def _(primals, tangents):
+        return one(*primals), jax.jvp(fn, primals, tangents)[1]
+
+    return call
+
+
+def _parted(arguments: Any, moves: Any) -> tuple[Any, Any]:
+    part = lambda wanted: jax.tree_util.tree_map(lambda leaf, flag: leaf if flag is wanted else None, arguments, moves)
+    return part(True), part(False)
+
+
+def _joined(moving: Any, still: Any) -> Any:
+    return jax.tree_util.tree_map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda leaf: leaf is None)
+
+
+@in_turn
+def cholesky(matrix):
+    """The lower factor of a symmetric positive definite matrix; NaN if it is not."""
+    return jax.numpy.linalg.cholesky(matrix)
+
+
+@in_turn
+def cholesky_solve(factor, rhs):
+    """A^{-1} b, for the lower factor of A."""
+    return jax.scipy.linalg.cho_solve((factor, True), rhs)
+
+
+@in_turn
+def eigh(matrix):
+    """The eigenvalues of a symmetric matrix, the least first, and its eigenvectors, a column each."""
+    values, vectors = jax.numpy.linalg.eigh(matrix)
+    return values, vectors
+
+
+@in_turn
+def solve(matrix, rhs):
+    """A^{-1} b, by LU."""
+    return jax.numpy.linalg.solve(matrix, rhs)
