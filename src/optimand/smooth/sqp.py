@@ -79,8 +79,9 @@ class SQP(Method):
     - `penalty`: the first rho, in units of the largest derivative of the objective at the guess (or one).
     - `decrease`: the fraction of the predicted decrease that a step must achieve. `max_trials`: evaluations of a search.
     - `inner_steps`: interior point steps for a subproblem.
-    - `tolerance`: converged when no constraint is violated by more than this, complementarity holds to it, and the gradient
-      of the Lagrangian is at most this times the largest derivative of the objective (or one).
+    - `tolerance`: converged when no constraint is violated by more than this, of every multiplier and its slack the smaller or their
+      product is at most this, and the gradient of the Lagrangian is at most this times the largest derivative of the objective
+      (or one).
 
     Ends as `infeasible` at a point that is stationary for the violation, which is then the least nearby, in
     `solution.state.violation`; as `diverged` where the objective falls without bound along feasible points; as `stopped`
@@ -140,6 +141,8 @@ class SQP(Method):
         slacks = jnp.concatenate([-c[view.equality_count :], x - view.lower, view.upper - x])
         signed = jnp.concatenate([inequality, low, up])
         natural = jnp.where(jnp.isfinite(slacks), jnp.minimum(signed, slacks), signed)
+        # An interior method knows both only to the root of its accuracy where both vanish.
+        natural = jnp.where((signed > 0) & (slacks > 0), jnp.minimum(natural, signed * slacks), natural)
         worst = lambda *arrays: jnp.max(jnp.stack([jnp.max(jnp.abs(a), initial=0.0) for a in arrays]))
         residual = jnp.maximum(worst(stationarity) / size, worst(c[: view.equality_count], natural))
         finished = residual <= self.tolerance
