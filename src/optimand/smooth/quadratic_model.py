@@ -4,7 +4,7 @@ $$\min_w\; q(w) = r^\top w + \tfrac12 w^\top H w \quad\text{s.t.}\quad \lVert w 
 
 With the matrix at hand the minimiser is found exactly: \(w = -(H + \lambda I)^{-1} r\) with \(\lambda \ge \max(0, -\lambda_{\min})\) from the
 secular equation, and along the eigenvector of \(\lambda_{\min}\) in the hard case (Moré and Sorensen 1983). Eigenvalues are only asked for
-where Newton's step does not exist or leaves the ball; while it exists, shorter steps follow the dogleg. With products alone the
+where Newton's step does not exist or, with few unknowns, leaves the ball; while it exists, shorter steps follow the dogleg. With products alone the
 conjugate gradients are followed until they leave the ball or find negative curvature (Steihaug 1983).
 """
 
@@ -39,7 +39,8 @@ class Factors(NamedTuple):
 
 @in_turn
 def factorise(hessian: Array, residual: Array, free: Array, radius: Array) -> Factors:
-    """H on the face as factors: Cholesky's, tried first, and eigenvalues where those lead to no step in the ball.
+    """H on the face as factors: Cholesky's, tried first, and eigenvalues where those lead to no step in the ball; with many unknowns
+    only where they lead to no step at all.
 
     Where the unknowns have so different units that rounding hides the sign of the least eigenvalue, the eigenvalues are those
     of the matrix scaled to a diagonal of ones, and the ball is an ellipsoid that touches it.
