@@ -70,6 +70,22 @@ def test_the_trust_region_leaves_a_saddle(name, bounds):
     np.testing.assert_allclose(jnp.abs(x[0]), 1.0 if bounds is None or x[0] < 0 else 0.5, atol=1e-6)
 
 
+def test_units_that_hide_the_least_eigenvalue_do_not_slow_the_trust_region():
+    """An amplitude of 1e4 and a rate of 1e-4: unscaled, rounding takes the smaller eigenvalue away, and it creeps (71 steps, not 19)."""
+    times = jnp.linspace(0, 2e4, 20)
+    data = 1e4 * jnp.exp(-1e-4 * times) + 30 * jnp.sin(jnp.arange(20.0))
+    fit = om.Minimize(lambda b: jnp.sum((b[0] * jnp.exp(-b[1] * times) - data) ** 2))
+    solution = om.solve(fit, TrustRegion(), jnp.array([5e3, 3e-4]), throw=False)
+    assert solution.steps <= 40
+    gradient = jax.grad(fit.fn)(solution.value) * solution.value
+    assert jnp.max(jnp.abs(gradient)) <= 1e-10 * jnp.sum(data**2)
+
+
+def test_gains_below_the_rounding_of_the_objective_do_not_end_the_trust_region():
+    solution = om.solve(om.Minimize(lambda x: 1e9 + jnp.sum((x - 1) ** 4)), TrustRegion(), jnp.array([3.0, -1.0, 2.0]))
+    assert solution.result == om.Result.converged
+
+
 def test_nan_in_the_domain_is_stepped_back_from():
     problem = om.Constrained(lambda x: jnp.sum(x - jnp.log(x)) + x[0] ** 2, bounds=(-1.0, 4.0))  # NaN below zero
     for method in METHODS.values():

@@ -50,6 +50,19 @@ KNOWN = {
         lambda: om.Constrained(lambda x: jnp.sum((x - 3) ** 2) + x[0] * x[1], bounds=(jnp.array([0.0, 1.0]), jnp.array([2.0, 1.0]))),
         [9.0, -9.0], [2.0, 1.0],
     ),
+    # At the start the linearised equalities contradict each other, which takes a large penalty; it would be in the way later on.
+    "contradicting equalities at the start": (
+        lambda: om.Constrained(
+            lambda x: 4 * x[0] ** 2 + 2 * x[1] ** 2 + 2 * x[2] ** 2 - 33 * x[0] + 16 * x[1] - 24 * x[2],
+            equalities=lambda x: jnp.stack([3 * x[0] - 2 * x[1] ** 2 - 7, 4 * x[0] - x[2] ** 2 - 11]),
+        ),
+        [0.0, 0.0, 0.0], None,
+    ),
+    # Multiplier and slack vanish together, so the point is known to the root of the tolerance only.
+    "bounds that hold with no force": (
+        lambda: om.Constrained(lambda x: jnp.sum((x - 1) ** 4 + (x - 1) ** 2), bounds=(jnp.array([1.0, -1.0]), jnp.array([4.0, 1.0]))),
+        [3.0, -0.5], None,
+    ),
 }  # fmt: skip
 
 
@@ -62,6 +75,52 @@ def test_known_answers(case):
     assert problem.kkt_residual(solution.value).largest < 1e-5
     if answer is not None:
         np.testing.assert_allclose(solution.value.primal, answer, atol=1e-5)
+
+
+def test_an_approximation_by_exponentials_converges_though_multipliers_and_slacks_vanish_together():
+    """The largest error of a sum of two exponentials at 201 points, of which few have a multiplier (OET6 of CUTEst)."""
+    t = jnp.linspace(-0.5, 0.5, 201)
+
+    def errors(x):
+        gap = 1 / (1 + t) - x[0] * jnp.exp(x[2] * t) - x[1] * jnp.exp(x[3] * t)
+        return jnp.concatenate([gap - x[4], -gap - x[4]])
+
+    problem = om.Constrained(lambda x: x[4], inequalities=errors)
+    solution = om.solve(problem, SQP(), jnp.array([1.0, 1.0, 1.0, -1.0, 0.0]), budget=om.Budget(steps=60), throw=False)
+    assert solution.result == om.Result.converged and problem.kkt_residual(solution.value).largest < 1e-5
+
+
+def test_the_search_bends_back_to_a_sphere_and_inactive_rows_keep_no_multiplier():
+    """Soft maxima of affine functions and wells in a ball: steps along it were cut to a fortieth, and a row with slack kept a multiplier."""
+    keys = [jax.random.split(jax.random.split(jax.random.key(2026), 1000)[i], 3) for i in (263, 306, 342, 350)]
+    slopes, offsets, tilt = (jnp.stack([jax.random.normal(key[i], shape) for key in keys]) for i, shape in enumerate([(8, 6), (8,), (6,)]))
+
+    def run(slopes, offsets, tilt):
+        problem = om.Constrained(
+            lambda x: jax.nn.logsumexp(slopes @ x + offsets) + 0.25 * jnp.sum((x**2 - 0.5) ** 2) + 0.5 * tilt @ x,
+            equalities=lambda x: jnp.sum(x) - 0.5, inequalities=lambda x: jnp.stack([x @ x - 2, x[0] * x[1] - x[2] - 0.3]), bounds=(-0.8, 1.0),
+        )  # fmt: skip
+        return om.solve(problem, SQP(tolerance=1e-9), jnp.full(6, 1 / 12), budget=om.Budget(steps=60), throw=False)
+
+    solution = jax.jit(jax.vmap(run))(slopes, offsets, tilt)
+    assert np.all(np.asarray(solution.result.code) == om.Result.converged.code)
+
+
+def test_multipliers_of_the_wrong_size_and_a_far_first_step_are_recovered_from():
+    """A truss of areas and displacements with stiffness and load as bilinear equalities: the elastic first step leaves by thousands."""
+    stiffness = lambda a: jnp.array([[a[0] + 0.4 * a[2], 0.4 * a[2]], [0.4 * a[2], a[1] + 0.4 * a[2]]])
+    problem = om.Constrained(
+        lambda x: x[2] + x[3] + 1.4 * x[4],
+        equalities=lambda x: 1e-3 * stiffness(x[2:]) @ x[:2] * 500 - jnp.array([0.0, 600.0]),
+        bounds=(jnp.array([-200.0, -200.0, 0.6, 0.6, 0.6]), jnp.array([200.0, 200.0, jnp.inf, jnp.inf, jnp.inf])),
+    )
+    solution = om.solve(problem, SQP(), jnp.array([0.0, 0.0, 0.6, 0.6, 0.6]), budget=om.Budget(steps=200), throw=False)
+    assert solution.result == om.Result.converged and problem.kkt_residual(solution.value).largest < 1e-5
+
+
+def test_a_derivative_that_is_nan_is_called_so():
+    problem = om.Constrained(lambda x: jnp.sum(x), inequalities=lambda x: jnp.sqrt(x[0] ** 2) - 1.0 + x[1] ** 2)
+    assert om.solve(problem, SQP(), jnp.zeros(2), throw=False).result == om.Result.nonfinite
 
 
 def test_bfgs_needs_no_second_derivative():

@@ -313,16 +313,18 @@ def advance(program: InteriorProgram, z: Interior) -> Interior:
         return bound
 
     affine = direction(z.mu * z.s, z.pi * z.t, z.pi_v * z.v, z.pi_w * z.w, refine=False)
-    predicted = moved(affine, jnp.minimum(1.0, longest(affine)))
+    reach = jnp.minimum(1.0, longest(affine))
+    predicted = moved(affine, reach)
     after = [(predicted.mu, predicted.s, there)]
     if soft:
         after += [(predicted.pi, predicted.t, elastic)]
         after += [(predicted.pi_v, predicted.v, everywhere), (predicted.pi_w, predicted.w, everywhere)]
     centring = jnp.clip(mean(after) / jnp.where(tau > 0, tau, 1), 0, 1) ** 3
     target = centring * tau
+    bent = reach  # products of a predictor that cannot be followed far mislead, and with their full weight iterates can cycle
     corrected = direction(
-        z.mu * z.s + affine.mu * affine.s - target, z.pi * z.t + affine.pi * affine.t - target,
-        z.pi_v * z.v + affine.pi_v * affine.v - target, z.pi_w * z.w + affine.pi_w * affine.w - target, refine=True,
+        z.mu * z.s + bent * affine.mu * affine.s - target, z.pi * z.t + bent * affine.pi * affine.t - target,
+        z.pi_v * z.v + bent * affine.pi_v * affine.v - target, z.pi_w * z.w + bent * affine.pi_w * affine.w - target, refine=True,
     )  # fmt: skip
     return moved(corrected, jnp.minimum(1.0, _FRACTION * longest(corrected)))
 

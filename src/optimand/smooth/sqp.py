@@ -13,8 +13,8 @@ $$\varphi(x) = f(x) + \rho \big(\lVert h(x) \rVert_1 + \sum_i \max(0, g_i(x))\bi
 
 and for a \(\rho\) above the multipliers its solution is that of the program with hard constraints. \(\rho\) is raised as
 long as that lets a step come nearer to the linearised constraints (Byrd, Nocedal and Waltz 2008). The line search backtracks
-on \(\varphi\); where the curvature of the constraints is what refuses a whole step, a second-order correction is tried first
-(Nocedal and Wright 2006, section 18.3).
+on \(\varphi\); where the curvature of the constraints is what refuses a whole step, it goes on along an arc that bends back to
+them (Mayne and Polak 1982). Where the promised decrease is below the rounding of \(\varphi\), the whole step is taken, and residuals judge it.
 """
 
 from typing import Any, ClassVar
@@ -45,8 +45,8 @@ class SQPState(eqx.Module):
     - `objective`, `violation`: f and the sum of all violations at the point; `residual`: how far the point before was from
       the KKT conditions, with the multipliers that led away from it.
     - `gradient`, `jacobian`, `hessian`: of the point before, and the approximation there, for BFGS.
-    - `penalty`: rho. `shift`: added to the diagonal of H after a search that found nothing.
-    - `failures`: searches in a row that found nothing. `scale`: sizes of the objective and of the point at the start.
+    - `penalty`: rho. `reductions`: how often it has been made smaller. `shift`: added to the diagonal of H after a search that found nothing.
+    - `failures`: searches in a row that found nothing, or nothing better. `scale`: sizes of the objective and of the point at the start.
     """
 
     value: PrimalDual
@@ -58,6 +58,7 @@ class SQPState(eqx.Module):
     violation: Array
     residual: Array
     penalty: Array
+    reductions: Array
     shift: Array
     failures: Array
     number: Array
@@ -99,7 +100,7 @@ class SQP(Method):
     reference: ClassVar[str] = "nocedal2006numerical"
 
     hessian: str = eqx.field(static=True, default="exact")
-    penalty: Any = 10.0
+    penalty: Any = 1.0
     decrease: Any = 1e-4
     max_trials: int = eqx.field(static=True, default=25)
     inner_steps: int = eqx.field(static=True, default=60)
@@ -122,8 +123,8 @@ class SQP(Method):
         number = lambda value: jnp.asarray(value, view.dtype)
         return SQPState(
             view.pack(x, equality, inequality, lower, upper), x, jnp.zeros_like(x), jnp.zeros((k, n), view.dtype),
-            jnp.eye(n, dtype=view.dtype), number(0), number(0), number(jnp.inf), number(0), number(0), jnp.int32(0),
-            jnp.int32(0), jnp.array(False), jnp.array(False), jnp.ones((2,), view.dtype), Counters.zero(),
+            jnp.eye(n, dtype=view.dtype), number(0), number(0), number(jnp.inf), number(0), jnp.int32(0), number(0),
+            jnp.int32(0), jnp.int32(0), jnp.array(False), jnp.array(False), jnp.ones((2,), view.dtype), Counters.zero(),
         )  # fmt: skip
 
     def step(self, problem: Constrained, state: SQPState, *, key: Array | None) -> SQPState:
@@ -158,10 +159,15 @@ class SQP(Method):
         d = jnp.clip(solved.x, view.lower - x, view.upper - x)
         nu, mu, low_new, up_new = model.multipliers(solved)
         bent = sigma * rows * (jacobian @ d)  # what the convexifying term took over of the multipliers
-        nu, mu = nu + bent[:m], jnp.maximum(mu + bent[m:], 0)
+        holding = mu >= -(c + jacobian @ d)[m:]  # a row that does not hold in the subproblem has no multiplier to be taken over
+        limit = jnp.maximum(penalty, jnp.maximum(worst(nu), worst(mu)))  # the penalty's multipliers are not above it
+        nu, mu = jnp.clip(nu + bent[:m], -limit, limit), jnp.where(holding, jnp.clip(mu + bent[m:], 0, limit), mu)
 
         predicted = gradient @ d - penalty * (violation - left)
-        found = self._search(view, state.value, x, d, f, c, jacobian, jnp.concatenate([nu, mu]), penalty, violation, predicted)
+        eps = jnp.finfo(view.dtype).eps
+        noise = 100 * eps * (1 + jnp.abs(f) + penalty * violation)
+        dull = (-predicted <= noise) & (predicted <= noise + 0.1 * self.tolerance * penalty)  # the subproblem leaves as much
+        found = self._search(view, state.value, x, d, f, c, jacobian, jnp.concatenate([nu, mu]), penalty, violation, predicted, dull)
         x_new, f_new, violation_new, trials, accepted = found
         accepted = accepted & ~finished
         pick = lambda new, old: jnp.where(accepted, new, old)
@@ -169,12 +175,14 @@ class SQP(Method):
             pick(x_new, x), pick(nu, equality), pick(mu, inequality), pick(low_new, low), pick(up_new, up)
         )
         # Multipliers may be all that is missing: they are those of the subproblem where the step has no length.
-        idle = worst(d) <= 10 * jnp.finfo(view.dtype).eps * (1 + worst(x))
+        idle = worst(d) <= 10 * eps * (1 + worst(x))
         refreshed = view.pack(x, nu, mu, low_new, up_new)
         value = jax.tree_util.tree_map(
             lambda new, old: jnp.where(idle & ~accepted & ~finished, new, old), refreshed, value
         )
-        failures = jnp.where(accepted, 0, state.failures + 1)
+        # Where values no longer tell, or nothing moves, residuals do: those of this point and of the one before.
+        better = (residual < 0.9 * state.residual) | (~dull & jnp.any(x_new != x))
+        failures = jnp.where(accepted & better, 0, state.failures + 1)
         weight = jnp.maximum(jnp.max(jnp.abs(jnp.diagonal(hessian)), initial=0.0), 1e-2)
         shift = jnp.where(accepted, state.shift / 10, jnp.maximum(10 * state.shift, 1e-3 * weight))
         shift = jnp.where(shift > 1e-12 * weight, shift, 0)
@@ -182,14 +190,18 @@ class SQP(Method):
         falls = (f_new < -1e6 * scale[0]) & far & (violation_new <= 1e-6 * worst(x_new))
         hopeless = violation - left <= 1e-4 * violation
         nowhere = (violation > 10 * self.tolerance) & hopeless & (penalty >= most_penalty)
-        stuck_infeasible = (failures >= _FAILURES) & (violation > 10 * self.tolerance)
+        stuck_infeasible = (failures >= _FAILURES) & (violation > 10 * self.tolerance) & (violation - left <= 1e-2 * violation)
         # An elastic step that hardly helps asks for a larger penalty.
         unsatisfied = (violation > self.tolerance) & (left > 0.9 * violation) & pressed & (penalty < most_penalty)
         penalty = jnp.where(unsatisfied, 10 * penalty, penalty)
+        # The larger it is, the shorter are the steps along curved constraints. To reduce it a few times does not spoil convergence.
+        enough = jnp.maximum(self.penalty * size, 2 * worst(nu, mu))
+        reduced = (left <= self.tolerance) & (penalty > 10 * enough) & (state.reductions < _REDUCTIONS)
+        penalty = jnp.where(reduced, enough, penalty)
         return SQPState(
             value, x, gradient, jacobian, hessian if self.hessian == "bfgs" else state.hessian,
             pick(f_new, f), pick(violation_new, violation), residual, penalty.astype(view.dtype),
-            shift.astype(view.dtype), failures, state.number + 1, nowhere | stuck_infeasible, falls & accepted, scale,
+            state.reductions + reduced, shift.astype(view.dtype), failures, state.number + 1, nowhere | stuck_infeasible, falls & accepted, scale,
             state.counters.add(
                 values=1 + trials, gradients=1, jacobians=1, linear_solves=spent,
                 hessian_products=view.size if self.hessian == "exact" else 0,
@@ -272,7 +284,7 @@ class SQP(Method):
         known = restored(z, scaling)
         return evaluated(_newton_step, (model, penalty, z), known), penalty, left, spent, pressed
 
-    def _search(self, view, like, x, d, f, c, jacobian, multipliers, penalty, violation, predicted):
+    def _search(self, view, like, x, d, f, c, jacobian, multipliers, penalty, violation, predicted, dull):
         """The point, f, the violation, the evaluations, and whether the merit function has fallen enough."""
         m = view.equality_count
         still = FlatProgram(constant(view.problem), constant(like))
@@ -280,6 +292,7 @@ class SQP(Method):
             (x, d, f, c, jacobian, multipliers, penalty, violation, predicted)
         )
         merit = f + penalty * violation
+        dull = jax.lax.stop_gradient(dull)
         allowance = 10 * jnp.finfo(view.dtype).eps * (jnp.abs(f) + penalty * violation)
         active = (jnp.arange(len(c)) < m) | (multipliers > 1e-8) | (c + jacobian @ heading > -1e-8)
         rows = jnp.where(active[:, None], jacobian, 0)
@@ -293,20 +306,20 @@ class SQP(Method):
 
         def trial(carry):
             length, bend, number, _, _, _, _ = carry
-            there = snapped(origin + length * heading + bend, view.lower, view.upper)
+            there = snapped(origin + length * heading + length**2 * bend, view.lower, view.upper)
             f_there, c_there = still.value(there), still.constraints(there)
             v_there = _violation(view, c_there)
             new = f_there + penalty * v_there
             gain = new - merit
-            ok = jnp.isfinite(new) & (gain <= self.decrease * length * predicted + allowance)
+            ok = jnp.isfinite(new) & ((gain <= self.decrease * length * predicted + allowance) | (dull & (number == 0)))
             parabola = -predicted * length**2 / (2 * (gain - length * predicted))
             shorter = length * jnp.clip(jnp.where(jnp.isfinite(parabola), parabola / length, 0), 0.1, 0.5)
-            bent = (number == 0) & jnp.isfinite(new) & (v_there > 0)
+            bent = (number == 0) & jnp.isfinite(new) & (v_there > 0) & ~ok
             if len(c):
-                bend = jnp.where(bent & ~ok, jax.lax.cond(bent & ~ok, correction, lambda c: jnp.zeros_like(x), c_there), 0)
-            sound = jnp.all(jnp.isfinite(bend))
-            shorter = jnp.where(bent & sound, length, shorter)  # the same length, bent
+                bend = jnp.where(bent, jax.lax.cond(bent, correction, lambda c: zero, c_there), bend)
+            sound = jnp.all(jnp.isfinite(bend)) & (bend @ bend <= heading @ heading)
             bend = jnp.where(sound, bend, 0)
+            shorter = jnp.where(bent & sound, length, shorter)  # the same length, bent
             return shorter, bend, number + 1, ok, there, f_there, v_there
 
         def going(carry):
@@ -323,6 +336,7 @@ class SQP(Method):
         code = jnp.where(state.failures >= _FAILURES, Result.stopped.code, Result.running.code)
         code = jnp.where(state.unbounded, Result.diverged.code, code)
         code = jnp.where(state.infeasible, Result.infeasible.code, code)
+        code = jnp.where(jnp.isnan(state.residual), Result.nonfinite.code, code)
         return jnp.where(state.residual <= self.tolerance, Result.converged.code, code)
 
     def answer(self, problem: Constrained, state: SQPState) -> PyTree:
@@ -334,6 +348,7 @@ class SQP(Method):
 
 _SWEEPS = 5  # of the scaling of a subproblem
 _FAILURES = 8  # searches in a row, each with a larger shift
+_REDUCTIONS = 10  # of the penalty
 _RAISES = 5  # subproblems in a step, each with a larger penalty
 _MOST_PENALTY = 1e8  # in units of the largest derivative of the objective
 
