@@ -41,6 +41,22 @@ def test_a_batch_gives_what_its_members_give(system, method):
     np.testing.assert_allclose(twice[0], expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("size", [0, 1, 8, 9])
+def test_a_batch_by_entries_is_that_by_calls(size):
+    keys = jax.random.split(jax.random.key(size), 2)
+    wide = jax.random.normal(keys[0], (N, size, size + 1))
+    matrix, rhs = wide @ wide.mT + 0.01 * jnp.eye(size), jax.random.normal(keys[1], (N, size, 2))
+    factor = jax.vmap(dense.cholesky)(matrix)
+    np.testing.assert_allclose(factor, np.linalg.cholesky(matrix), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jax.vmap(dense.cholesky_solve)(factor, rhs), np.linalg.solve(matrix, rhs), rtol=1e-7)
+
+
+def test_the_factor_of_an_indefinite_member_is_nan_and_the_others_are_not():
+    matrix = jnp.stack([jnp.eye(3), jnp.diag(jnp.array([1.0, 2.0, -1.0])), jnp.diag(jnp.array([4.0, 0.0, 1.0]))])
+    found = jax.vmap(dense.cholesky)(matrix)
+    assert jnp.all(jnp.isnan(found[1])) and jnp.all(jnp.isnan(found[2])) and jnp.all(found[0] == jnp.eye(3))
+
+
 def test_what_is_not_batched_is_shared(system):
     matrix, rhs = system
     found = jax.vmap(dense.solve, (None, 0))(matrix[0], rhs)

@@ -6,7 +6,8 @@ thread of the same pool: as many calls that do not depend on each other as there
 are paid for by all of the batch.
 
 `in_turn` makes a loop of the batch instead, in which LAPACK sees one matrix at a time and a branch is a branch; for matrices of
-the size that batches have it takes about as long as one call does.
+the size that batches have it takes about as long as one call does. Where calls cost more than the arithmetic in them, a few unknowns, a
+batch is better factorised entry by entry, each an array of the whole batch.
 """
 
 import functools
@@ -14,12 +15,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-__all__ = ["cholesky", "cholesky_solve", "eigh", "in_turn", "solve"]
+__all__ = ["cholesky", "cholesky_by_entries", "cholesky_solve", "eigh", "in_turn", "solve"]
 
 
-def in_turn(fn: Callable[..., Any]) -> Callable[..., Any]:
+def in_turn(fn: Callable[..., Any], small: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """`fn` of arrays, a batch of which is a loop on a CPU and what it always is elsewhere.
+
+    `small` is the same for a first argument of at most eight rows, made of operations that batches share; it takes the place of the
+    loop there.
 
     It must not close over anything that is traced. Its derivatives are those of `fn`, of all orders, forward and reverse; they are
     batched as JAX does it.
@@ -36,9 +41,11 @@ def in_turn(fn: Callable[..., Any]) -> Callable[..., Any]:
             return out, jax.tree_util.tree_map(lambda _: False, out)
         moving, still = _parted(arguments, tuple(batched))
         whole = lambda moving, call: call(*_joined(moving, still))
+        rows = jax.tree_util.tree_leaves(arguments[0])[0].shape[-1]
+        by_entries = lambda moving: jax.vmap(lambda row: whole(row, small))(moving)
         out = jax.lax.platform_dependent(
             moving,
-            cpu=lambda moving: jax.lax.map(lambda row: whole(row, one), moving),
+            cpu=by_entries if small and 0 < rows <= _FEW else lambda moving: jax.lax.map(lambda row: whole(row, one), moving),
             default=lambda moving: jax.vmap(lambda row: whole(row, fn))(moving),
         )
         return out, jax.tree_util.tree_map(lambda _: True, out)
@@ -64,26 +71,61 @@ def _joined(moving: Any, still: Any) -> Any:
     return jax.tree_util.tree_map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda leaf: leaf is None)
 
 
-@in_turn
+_FEW = 8  # unknowns, up to which entries are cheaper than calls (measured: a tenth at 6, the same at 12)
+
+
+def cholesky_by_entries(matrix):
+    """The same as `cholesky`, of operations that a batch shares: for a few unknowns."""
+    columns = []
+    for j in range(len(matrix)):
+        column = matrix[j:, j]
+        for k, before in enumerate(columns):
+            column = column - before[j - k :] * before[j - k]
+        columns.append(column / jnp.sqrt(column[0]))
+    factor = jnp.stack([jnp.pad(column, (j, 0)) for j, column in enumerate(columns)], axis=1)
+    return jnp.where(jnp.all(jnp.isfinite(factor)), factor, jnp.nan)
+
+
+def _solve_by_entries(factor, rhs):
+    x = rhs
+    for j in range(len(factor)):
+        x = x.at[j].divide(factor[j, j])
+        x = x.at[j + 1 :].subtract(jnp.tensordot(factor[j + 1 :, j], x[j], 0))
+    for j in reversed(range(len(factor))):
+        x = x.at[j].divide(factor[j, j])
+        x = x.at[:j].subtract(jnp.tensordot(factor[j, :j], x[j], 0))
+    return x
+
+
+def _cholesky(matrix):
+    return jnp.linalg.cholesky(matrix)
+
+
+def _cholesky_solve(factor, rhs):
+    return jax.scipy.linalg.cho_solve((factor, True), rhs)
+
+
 def cholesky(matrix):
     """The lower factor of a symmetric positive definite matrix; NaN if it is not."""
-    return jax.numpy.linalg.cholesky(matrix)
+    return _factored(matrix)
 
 
-@in_turn
 def cholesky_solve(factor, rhs):
     """A^{-1} b, for the lower factor of A."""
-    return jax.scipy.linalg.cho_solve((factor, True), rhs)
+    return _solved(factor, rhs)
+
+
+_factored, _solved = in_turn(_cholesky, cholesky_by_entries), in_turn(_cholesky_solve, _solve_by_entries)
 
 
 @in_turn
 def eigh(matrix):
     """The eigenvalues of a symmetric matrix, the least first, and its eigenvectors, a column each."""
-    values, vectors = jax.numpy.linalg.eigh(matrix)
+    values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
 
 
 @in_turn
 def solve(matrix, rhs):
     """A^{-1} b, by LU."""
-    return jax.numpy.linalg.solve(matrix, rhs)
+    return jnp.linalg.solve(matrix, rhs)

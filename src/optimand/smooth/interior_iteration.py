@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..core.dense import cholesky_solve, in_turn
+from ..core.dense import cholesky_by_entries, cholesky_solve, in_turn
 from .equilibration import Scaling, equilibrate
 from .line_search import constant
 
@@ -232,14 +232,23 @@ def error_of(program: InteriorProgram, z: Interior) -> Array:
     return jnp.maximum(jnp.maximum(dual, primal), largest(*products) / (1 + value))
 
 
-@in_turn
+def _shifted(cholesky):
+    def factor_of(matrix):
+        factor = cholesky(matrix)
+        largest = jnp.max(jnp.abs(jnp.diagonal(matrix)), initial=1.0)
+        shift = 10 * len(matrix) * jnp.finfo(matrix.dtype).eps * largest
+        shifted = lambda: cholesky(matrix + shift * jnp.eye(len(matrix), dtype=matrix.dtype))
+        return jax.lax.cond(jnp.all(jnp.isfinite(factor)), lambda: factor, shifted)
+
+    return factor_of
+
+
+_factor_in_turn = in_turn(_shifted(jnp.linalg.cholesky), _shifted(cholesky_by_entries))
+
+
 def _factor(matrix):
     """Cholesky's; where rounding has made the matrix indefinite, that of it with a larger shift."""
-    factor = jnp.linalg.cholesky(matrix)
-    largest = jnp.max(jnp.abs(jnp.diagonal(matrix)), initial=1.0)
-    shift = 10 * len(matrix) * jnp.finfo(matrix.dtype).eps * largest
-    shifted = lambda: jnp.linalg.cholesky(matrix + shift * jnp.eye(len(matrix), dtype=matrix.dtype))
-    return jax.lax.cond(jnp.all(jnp.isfinite(factor)), lambda: factor, shifted)
+    return _factor_in_turn(matrix)
 
 
 def advance(program: InteriorProgram, z: Interior) -> Interior:

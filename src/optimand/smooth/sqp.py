@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..core.budget import Counters
 from ..core.constrained import Constrained, PrimalDual
-from ..core.dense import cholesky, in_turn, solve
+from ..core.dense import cholesky, cholesky_solve, in_turn
 from ..core.errors import ArgumentError
 from ..core.method import Method
 from ..core.solution import Result
@@ -302,7 +302,7 @@ class SQP(Method):
             gram = rows @ rows.T
             weight = jnp.maximum(jnp.max(jnp.abs(jnp.diagonal(gram)), initial=0.0), 1e-12)
             gram = gram + (1e-10 * weight + jnp.where(active, 0, weight)) * jnp.eye(len(c), dtype=view.dtype)
-            return -rows.T @ solve(gram, jnp.where(active, c_there, 0))
+            return -rows.T @ cholesky_solve(cholesky(gram), jnp.where(active, c_there, 0))
 
         def trial(carry):
             length, bend, number, _, _, _, _ = carry
