@@ -1,7 +1,10 @@
 """Processes that hang or die, and tables that are resumed, with a worker that solves nothing."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -76,3 +79,29 @@ def test_rows_are_whole_lines(worker, tmp_path):
     go(tmp_path / "run", {name: ["good", "fine"] for name in "ABC"}, workers=3)
     lines = (tmp_path / "run" / running.TABLE).read_text().splitlines()
     assert len(lines) == 6 and all(json.loads(line)["solved"] for line in lines)
+
+
+def test_a_worker_ends_with_the_process_that_started_it():
+    child = "import time; from optimand.bench.worker import end_with_parent; end_with_parent(); print('up', flush=True); time.sleep(120)"
+    parent = (
+        "import os, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE, start_new_session=True)\n"
+        "child.stdout.readline(); print(child.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    found = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=120, check=False)
+    pid = int(found.stdout)
+    for _ in range(100):
+        if not _running(pid):
+            return
+        time.sleep(0.1)
+    os.kill(pid, 9)
+    pytest.fail("it goes on")
+
+
+def _running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return not state.strip().startswith("Z")  # one that has ended and that nobody has asked after
