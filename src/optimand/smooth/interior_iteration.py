@@ -330,10 +330,10 @@ def advance(program: InteriorProgram, z: Interior) -> Interior:
         after += [(predicted.pi_v, predicted.v, everywhere), (predicted.pi_w, predicted.w, everywhere)]
     centring = jnp.clip(mean(after) / jnp.where(tau > 0, tau, 1), 0, 1) ** 3
     target = centring * tau
-    bent = reach  # products of a predictor that cannot be followed far mislead, and with their full weight iterates can cycle
+    # Products of a predictor that cannot be followed far mislead: with their full weight iterates can cycle.
     corrected = direction(
-        z.mu * z.s + bent * affine.mu * affine.s - target, z.pi * z.t + bent * affine.pi * affine.t - target,
-        z.pi_v * z.v + bent * affine.pi_v * affine.v - target, z.pi_w * z.w + bent * affine.pi_w * affine.w - target, refine=True,
+        z.mu * z.s + reach * affine.mu * affine.s - target, z.pi * z.t + reach * affine.pi * affine.t - target,
+        z.pi_v * z.v + reach * affine.pi_v * affine.v - target, z.pi_w * z.w + reach * affine.pi_w * affine.w - target, refine=True,
     )  # fmt: skip
     return moved(corrected, jnp.minimum(1.0, _FRACTION * longest(corrected)))
 

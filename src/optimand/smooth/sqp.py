@@ -12,7 +12,8 @@ descends on the merit function
 $$\varphi(x) = f(x) + \rho \big(\lVert h(x) \rVert_1 + \sum_i \max(0, g_i(x))\big),$$
 
 and for a \(\rho\) above the multipliers its solution is that of the program with hard constraints. \(\rho\) is raised as
-long as that lets a step come nearer to the linearised constraints (Byrd, Nocedal and Waltz 2008). The line search backtracks
+long as that lets a step come nearer to the linearised constraints (Byrd, Nocedal and Waltz 2008), and falls again, a few
+times at most, where they can be satisfied and it is far above the multipliers. The line search backtracks
 on \(\varphi\); where the curvature of the constraints is what refuses a whole step, it goes on along an arc that bends back to
 them (Mayne and Polak 1982). Where the promised decrease is below the rounding of \(\varphi\), the whole step is taken, and residuals judge it.
 """
