@@ -26,6 +26,7 @@ from .loop import Run, advance, begin, finish_code, read_metrics, step_key
 from .method import Method
 from .problem import Problem
 from .solution import Result, Solution
+from .tiles import in_tiles
 from .tracing import inside_transformation, is_tracer
 
 __all__ = ["solve"]
@@ -166,7 +167,7 @@ def _describe_failure(solution: Solution, method: Method) -> str:
 def _solve_traced(problem, method, guess, key, budget, adjoint, record) -> Solution:
     match adjoint.kind():
         case "implicit":
-            find = eqx.Partial(_find_on_host if method.host else _find, method, guess, key, budget, record)
+            find = eqx.Partial(_find_on_host if method.host else _find_in_tiles, method, guess, key, budget, record)
             own = adjoint.condition is None
             condition = _condition if own else _Condition(adjoint.condition)
             symmetric = problem.symmetric if own else is_symmetric(adjoint.condition)
@@ -183,7 +184,7 @@ def _solve_traced(problem, method, guess, key, budget, adjoint, record) -> Solut
             value, rest = _find(method, guess, key, budget, record, problem, while_loop=loop)
         case _:
             constant = jtu.tree_map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, problem)
-            find = _find_on_host if method.host else _find
+            find = _find_on_host if method.host else _find_in_tiles
             value, rest = jax.lax.stop_gradient(find(method, guess, key, budget, record, constant))
             if adjoint.kind() == "one step":
                 last = method.step(problem, rest["state"], key=step_key(key, rest["steps"]))
@@ -230,6 +231,10 @@ def _find(method, guess, key, budget, record, problem, while_loop=None):
         "names": eqxi.Static(tuple(read_metrics(run, carry.state))),
     }
     return method.answer(problem, carry.state), rest
+
+
+def _find_in_tiles(method, guess, key, budget, record, problem):
+    return in_tiles(_find, method, guess, key, budget, record, problem)
 
 
 def _find_on_host(method, guess, key, budget, record, problem):

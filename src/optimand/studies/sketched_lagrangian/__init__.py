@@ -62,6 +62,7 @@ class Settings:
     grid: int = _setting(3, "c: points a side of the grid that is sketched", least=2)
     large_grid: int = _setting(32, "c: points a side of the grid without a matrix", least=2)
     large_sketches: int = _setting(1000, "c: block sketches of one linear solve on the large grid", least=1)
+    large_steps: int = _setting(20, "c: most outer iterations on the large grid", least=1)
 
     def __post_init__(self):
         if not self.parts or not set(self.parts) <= set("abc"):
