@@ -47,7 +47,8 @@ def run(
             raise ArgumentError("kind", f"{kind!r} is not known.", f"Kinds: {', '.join(KINDS)}.")
     if seconds <= 0:
         raise ArgumentError("seconds", f"must be positive, not {seconds}.")
-    chosen = [find(name) for name in problems] if problems else list(cards())
+    listed = [find(name) for name in problems] if problems else cards()
+    chosen = list({card.name: card for card in reversed(listed)}.values())[::-1]  # the collection lists a few of its problems twice
     if quick:
         chosen = [card for card in chosen if card.name in QUICK] or chosen[:3]
     chosen = [card for card in chosen if not kinds or card.kind in kinds]
@@ -173,9 +174,10 @@ def page(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], folder: Pa
         "Written by `optimand bench cutest` from its table: nothing in it is typed in. Every point that a solver returned was",
         "judged apart from the solver, in double precision, by the relative residual of its KKT conditions with the multipliers",
         "that fit best (at most 1e-5; solvers were asked for 1e-6). Times leave compilation out; all solvers were given exact",
-        "derivatives, a JAX objective, and the same limits of iterations and seconds.\n",
+        "derivatives, a JAX objective, and the same limits of iterations and seconds. They are those of one run right after",
+        "compilation: of a solve of a millisecond most is its start.\n",
         f"{about.get('date', '')}; {processor}; limit {about.get('seconds')} s for a solver and problem, compilation included;",
-        f"at most {about.get('most_variables')} variables; {about.get('workers')} at a time.\n",
+        f"at most {about.get('most_variables')} variables; {about.get('workers')} at a time (in the last sitting, if there were several).\n",
     ]
     left_out = [row for row in rows if row["solver"] == "left out"]
     if left_out:
@@ -204,8 +206,27 @@ def page(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], folder: Pa
         for measure in ("seconds", "evaluations"):
             if (folder / f"{kind}-{measure}.svg").exists():
                 lines.append(f"![Performance profile of {measure}]({kind}-{measure}.svg)\n")
+    lines += _failures_of_the_default(rows)
     lines += _failures(rows)
     return "\n".join(lines) + "\n"
+
+
+def _failures_of_the_default(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the method that `minimize` picks does not solve though another does."""
+    solved: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("solved"):
+            solved.setdefault(row["problem"], []).append(row["solver"])
+    picked = [row for row in rows if row["solver"] == f"smooth.{row.get('default')}" and not row.get("solved")]
+    missed = sorted((row for row in picked if row["problem"] in solved), key=lambda row: row["problem"])
+    if not missed:
+        return []
+    lines = ["## Problems that the default does not solve though others do\n", "| problem | default | how it ended | solved by |"]
+    lines.append("| --- | --- | --- | --- |")
+    for row in missed:
+        by = ", ".join(f"`{solver}`" for solver in solved[row["problem"]])
+        lines.append(f"| {row['problem']} | `{row['solver']}` | {profiles.reason(row).replace('|', '/')} | {by} |")
+    return [*lines, ""]
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:

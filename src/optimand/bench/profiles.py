@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["costs", "counts", "false_claims", "profile", "unsolved"]
+__all__ = ["costs", "counts", "false_claims", "profile", "reason", "unsolved"]
 
 Row = Mapping[str, Any]
 
@@ -75,11 +75,12 @@ def unsolved(rows: Iterable[Row], solvers: Iterable[str] | None = None) -> dict[
     failed: dict[str, dict[str, str]] = {}
     for row in results:
         if row["problem"] not in solved:
-            failed.setdefault(row["problem"], {})[row["solver"]] = _reason(row)
+            failed.setdefault(row["problem"], {})[row["solver"]] = reason(row)
     return failed
 
 
-def _reason(row: Row) -> str:
+def reason(row: Row) -> str:
+    """How a solver ended, and the largest residual of its point."""
     worst = {
         part: row[part] for part in ("stationarity", "complementarity", "violation") if row.get(part) is not None
     }

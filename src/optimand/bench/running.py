@@ -31,15 +31,16 @@ _ONE_THREAD = {  # so that libraries compare alike, and workers do not take each
 
 
 def read_table(folder: Path) -> list[dict[str, Any]]:
-    """The rows that are there; a line cut short by the end of a process is left out."""
+    """The rows that are there, the last of each problem and solver; a line cut short by the end of a process is left out."""
     path = folder / TABLE
-    rows = []
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             continue
-    return rows
+        rows[row["problem"], row["solver"]] = row
+    return list(rows.values())
 
 
 def run_all(

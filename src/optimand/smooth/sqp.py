@@ -3,7 +3,7 @@ r"""Sequential quadratic programming with an exact penalty and elastic subproble
 At an iterate x with multipliers the step d solves a quadratic program with the constraints linearised,
 
 $$\min_d \; \nabla f^\top d + \tfrac12 d^\top H d + \rho \big(\lVert h + J_h d \rVert_1 + \sum_i \max(0, g_i + J_{g_i} d)\big)
-  \quad\text{s.t.}\quad l \le x + d \le u ,$$
+  \quad\text{s.t.}\quad l \le x + d \le u, \quad |d_i| \le r (1 + |x_i|) ,$$
 
 with H the Hessian of the Lagrangian made convex, or its damped BFGS approximation (Powell 1978). This is Fletcher's
 \(S\ell_1 QP\): it has a solution even if the linearised constraints contradict each other (the elastic mode), its step
@@ -13,7 +13,8 @@ $$\varphi(x) = f(x) + \rho \big(\lVert h(x) \rVert_1 + \sum_i \max(0, g_i(x))\bi
 
 and for a \(\rho\) above the multipliers its solution is that of the program with hard constraints. \(\rho\) is raised as
 long as that lets a step come nearer to the linearised constraints (Byrd, Nocedal and Waltz 2008), and falls again, a few
-times at most, where they can be satisfied and it is far above the multipliers. The line search backtracks
+times at most, where they can be satisfied and it is far above the multipliers. The box of radius r is a trust region: it grows where a step
+to its edge keeps what the model promised, and falls to what the search leaves of a step, so that the next one bends within it. The line search backtracks
 on \(\varphi\); where the curvature of the constraints is what refuses a whole step, it goes on along an arc that bends back to
 them (Mayne and Polak 1982). Where the promised decrease is below the rounding of \(\varphi\), the whole step is taken, and residuals judge it.
 """
@@ -47,7 +48,8 @@ class SQPState(eqx.Module):
       the KKT conditions, with the multipliers that led away from it.
     - `gradient`, `jacobian`, `hessian`: of the point before, and the approximation there, for BFGS.
     - `penalty`: rho. `reductions`: how often it has been made smaller. `shift`: added to the diagonal of H after a search that found nothing.
-    - `failures`: searches in a row that found nothing, or nothing better. `scale`: sizes of the objective and of the point at the start.
+    - `failures`: searches in a row that found nothing, or nothing better. `radius`: r, of the box around the point.
+    - `scale`: sizes of the objective and of the point at the start.
     """
 
     value: PrimalDual
@@ -62,6 +64,7 @@ class SQPState(eqx.Module):
     reductions: Array
     shift: Array
     failures: Array
+    radius: Array
     number: Array
     infeasible: Array
     unbounded: Array
@@ -125,7 +128,7 @@ class SQP(Method):
         return SQPState(
             view.pack(x, equality, inequality, lower, upper), x, jnp.zeros_like(x), jnp.zeros((k, n), view.dtype),
             jnp.eye(n, dtype=view.dtype), number(0), number(0), number(jnp.inf), number(0), jnp.int32(0), number(0),
-            jnp.int32(0), jnp.int32(0), jnp.array(False), jnp.array(False), jnp.ones((2,), view.dtype), Counters.zero(),
+            jnp.int32(0), number(_RADIUS), jnp.int32(0), jnp.array(False), jnp.array(False), jnp.ones((2,), view.dtype), Counters.zero(),
         )  # fmt: skip
 
     def step(self, problem: Constrained, state: SQPState, *, key: Array | None) -> SQPState:
@@ -152,13 +155,17 @@ class SQP(Method):
         hessian, rows, sigma = self._curvature(view, state, x, multipliers, gradient, jacobian, low + up)
         hessian = hessian + state.shift * jnp.eye(view.size, dtype=view.dtype)
         m = view.equality_count
+        reach = jax.lax.stop_gradient(state.radius * (1 + jnp.abs(x)))
+        least, most = view.lower - x, view.upper - x
         model = InteriorProgram(
-            hessian, gradient, jacobian[:m], -c[:m], jacobian[m:], -c[m:], view.lower - x, view.upper - x
+            hessian, gradient, jacobian[:m], -c[:m], jacobian[m:], -c[m:], jnp.maximum(least, -reach), jnp.minimum(most, reach)
         )
         most_penalty = _MOST_PENALTY * size
         solved, penalty, left, spent, pressed = self._subproblem(view, model, penalty, violation, most_penalty)
-        d = jnp.clip(solved.x, view.lower - x, view.upper - x)
+        d = jnp.clip(solved.x, model.lower, model.upper)
         nu, mu, low_new, up_new = model.multipliers(solved)
+        low_new, up_new = jnp.where(least < -reach, 0, low_new), jnp.where(most > reach, 0, up_new)
+        edge = jnp.any(jnp.abs(d) >= 0.99 * reach)  # what a step at the edge of its box does not reach says little
         bent = sigma * rows * (jacobian @ d)  # what the convexifying term took over of the multipliers
         holding = mu >= -(c + jacobian @ d)[m:]  # a row that does not hold in the subproblem has no multiplier to be taken over
         limit = jnp.maximum(penalty, jnp.maximum(worst(nu), worst(mu)))  # the penalty's multipliers are not above it
@@ -169,7 +176,7 @@ class SQP(Method):
         noise = 100 * eps * (1 + jnp.abs(f) + penalty * violation)
         dull = (-predicted <= noise) & (predicted <= noise + 0.1 * self.tolerance * penalty)  # the subproblem leaves as much
         found = self._search(view, state.value, x, d, f, c, jacobian, jnp.concatenate([nu, mu]), penalty, violation, predicted, dull)
-        x_new, f_new, violation_new, trials, accepted = found
+        x_new, f_new, violation_new, trials, accepted, length = found
         accepted = accepted & ~finished
         pick = lambda new, old: jnp.where(accepted, new, old)
         value = view.pack(
@@ -189,11 +196,16 @@ class SQP(Method):
         shift = jnp.where(shift > 1e-12 * weight, shift, 0)
         far = worst(x_new) > 1e6 * scale[1]
         falls = (f_new < -1e6 * scale[0]) & far & (violation_new <= 1e-6 * worst(x_new))
-        hopeless = violation - left <= 1e-4 * violation
+        gain = (f - f_new + penalty * (violation - violation_new)) / jnp.maximum(-predicted, jnp.finfo(view.dtype).tiny)
+        radius = jnp.where(edge & (length == 1) & (gain > 0.25), 10 * state.radius, state.radius)
+        taken = worst(jnp.abs(x_new - x) / (1 + jnp.abs(x)))
+        radius = jnp.where(length < 1, jnp.minimum(radius, 2 * taken), radius)
+        radius = jnp.where(accepted | dull, radius, 0.1 * jnp.minimum(radius, worst(jnp.abs(d) / (1 + jnp.abs(x)))))
+        hopeless = (violation - left <= 1e-4 * violation) & ~edge
         nowhere = (violation > 10 * self.tolerance) & hopeless & (penalty >= most_penalty)
-        stuck_infeasible = (failures >= _FAILURES) & (violation > 10 * self.tolerance) & (violation - left <= 1e-2 * violation)
+        stuck_infeasible = ~edge & (failures >= _FAILURES) & (violation > 10 * self.tolerance) & (violation - left <= 1e-2 * violation)
         # An elastic step that hardly helps asks for a larger penalty.
-        unsatisfied = (violation > self.tolerance) & (left > 0.9 * violation) & pressed & (penalty < most_penalty)
+        unsatisfied = ~edge & (violation > self.tolerance) & (left > 0.9 * violation) & pressed & (penalty < most_penalty)
         penalty = jnp.where(unsatisfied, 10 * penalty, penalty)
         # The larger it is, the shorter are the steps along curved constraints. To reduce it a few times does not spoil convergence.
         enough = jnp.maximum(self.penalty * size, 2 * worst(nu, mu))
@@ -202,7 +214,7 @@ class SQP(Method):
         return SQPState(
             value, x, gradient, jacobian, hessian if self.hessian == "bfgs" else state.hessian,
             pick(f_new, f), pick(violation_new, violation), residual, penalty.astype(view.dtype),
-            state.reductions + reduced, shift.astype(view.dtype), failures, state.number + 1, nowhere | stuck_infeasible, falls & accepted, scale,
+            state.reductions + reduced, shift.astype(view.dtype), failures, radius, state.number + 1, nowhere | stuck_infeasible, falls & accepted, scale,
             state.counters.add(
                 values=1 + trials, gradients=1, jacobians=1, linear_solves=spent,
                 hessian_products=view.size if self.hessian == "exact" else 0,
@@ -306,7 +318,7 @@ class SQP(Method):
             return -rows.T @ cholesky_solve(cholesky(gram), jnp.where(active, c_there, 0))
 
         def trial(carry):
-            length, bend, number, _, _, _, _ = carry
+            length, bend, number, _, _, _, _, _ = carry
             there = snapped(origin + length * heading + length**2 * bend, view.lower, view.upper)
             f_there, c_there = still.value(there), still.constraints(there)
             v_there = _violation(view, c_there)
@@ -321,17 +333,17 @@ class SQP(Method):
             sound = jnp.all(jnp.isfinite(bend)) & (bend @ bend <= heading @ heading)
             bend = jnp.where(sound, bend, 0)
             shorter = jnp.where(bent & sound, length, shorter)  # the same length, bent
-            return shorter, bend, number + 1, ok, there, f_there, v_there
+            return shorter, bend, number + 1, ok, there, f_there, v_there, length
 
         def going(carry):
             return ~carry[3] & (carry[2] < self.max_trials)
 
         zero = jnp.zeros_like(origin)
-        start = (jnp.ones((), view.dtype), zero, jnp.int32(0), jnp.array(False), origin, f, violation)
-        _, _, trials, ok, there, f_there, v_there = jax.lax.while_loop(going, trial, start)
+        start = (jnp.ones((), view.dtype), zero, jnp.int32(0), jnp.array(False), origin, f, violation, jnp.ones((), view.dtype))
+        _, _, trials, ok, there, f_there, v_there, last = jax.lax.while_loop(going, trial, start)
         # What was found, as a function of x and d: along d, and across it by what was constant.
         along = jnp.vdot(there - origin, heading) / jnp.maximum(jnp.vdot(heading, heading), jnp.finfo(view.dtype).tiny)
-        return evaluated(_moved, (x, d, along), there), f_there, v_there, trials, ok
+        return evaluated(_moved, (x, d, along), there), f_there, v_there, trials, ok, last
 
     def done(self, problem: Constrained, state: SQPState):
         code = jnp.where(state.failures >= _FAILURES, Result.stopped.code, Result.running.code)
@@ -348,6 +360,7 @@ class SQP(Method):
 
 
 _SWEEPS = 5  # of the scaling of a subproblem
+_RADIUS = 10.0  # of the first box, in units of one plus the size of each unknown
 _FAILURES = 8  # searches in a row, each with a larger shift
 _REDUCTIONS = 10  # of the penalty
 _RAISES = 5  # subproblems in a step, each with a larger penalty
