@@ -4,9 +4,8 @@
 
 Bar: the solve takes at most 1.0 times the time of SciPy's, for every problem and size.
 
-**Same accuracy.** Both stop by the largest entry of the projected gradient, and both get the loosest tolerance of a grid,
-10^(-k/4), with which the projected gradient of the answer, measured apart, has no entry above the target: a hundred-thousandth of what it is
-at the guess.
+**Same accuracy.** Both stop by the largest entry of the projected gradient. The target is a hundred-thousandth of what it is at the guess, and both
+get the loosest of the target times 10^(-k/4), k = 0, 1, ..., with which that of the answer, measured apart, is not above it.
 
 **Same options.** Ten pairs. SciPy calls a compiled JAX function for value and gradient together, on arrays that cross between NumPy and JAX
 without a copy where JAX can do so; its test of the objective's decrease is switched off; it runs with as many threads of BLAS as there are cores and
@@ -138,8 +137,8 @@ def ours(case: Large, method: Callable) -> Callable[[float], tuple[Any, Any]]:
 
 def loosest(solve: Callable, case: Large, target: float) -> float | None:
     """The loosest tolerance of the grid with which the target is reached."""
-    for k in range(12):
-        tolerance = target * 10.0 ** (1 - k / 4)
+    for k in range(8):
+        tolerance = target * 10.0 ** (-k / 4)
         if projected_gradient(case, np.asarray(solve(tolerance)[0])) <= target:
             return tolerance
     return None

@@ -174,3 +174,16 @@ def test_a_batch_is_solved_and_differentiated_member_by_member():
     solution, gradient, numeric = everything(targets)
     assert np.all(np.asarray(solution.result.code) == om.Result.converged.code)
     np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-5)
+
+
+def test_steps_keep_to_a_box_that_grows_where_the_model_is_right():
+    corner = lambda x: jnp.stack([-1e4 - x[0], -2e4 - x[1]])
+    far = om.Constrained(lambda x: jnp.sum(x), inequalities=corner, bounds=(-1e6, 1e6))
+    first = om.solve(far, SQP(), jnp.zeros(2), budget=om.Budget(steps=1))
+    np.testing.assert_allclose(first.value.primal, -10.0, rtol=1e-6)
+    np.testing.assert_array_equal(first.value.lower, 0)  # the box is no bound, and has no multiplier
+    last = om.solve(far, SQP(), jnp.zeros(2))
+    assert last.result == om.Result.converged
+    assert int(last.steps) <= 8
+    np.testing.assert_allclose(last.value.primal, [-1e4, -2e4], rtol=1e-6)
+    np.testing.assert_allclose(last.value.inequality, 1, rtol=1e-5)
