@@ -141,3 +141,11 @@ def test_objectives_may_print_and_call_back(capfd):
     jax.effects_barrier()
     printed = capfd.readouterr().out
     assert all(f"looked at {target}" in printed for target in targets)
+
+
+@pytest.mark.parametrize("adjoint", [om.OneStep(), om.Detached(), om.Implicit()])
+def test_a_guess_that_is_differentiated_has_no_influence(adjoint):
+    def total(guess):
+        return jnp.sum(om.solve(om.Minimize(lambda x: jnp.sum((x - 1.0) ** 2)), smooth.LBFGS(), guess, adjoint=adjoint).value)
+
+    np.testing.assert_array_equal(jax.grad(total)(jnp.zeros(3)), 0)

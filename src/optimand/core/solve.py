@@ -184,7 +184,7 @@ def _solve_traced(problem, method, guess, key, budget, adjoint, record) -> Solut
             value, rest = _find(method, guess, key, budget, record, problem, while_loop=loop)
         case _:
             constant = jtu.tree_map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, problem)
-            find = _find_on_host if method.host else _find_in_tiles
+            find = _find_on_host if method.host else _find  # not in tiles, which a tangent of the guess cannot cross
             value, rest = jax.lax.stop_gradient(find(method, guess, key, budget, record, constant))
             if adjoint.kind() == "one step":
                 last = method.step(problem, rest["state"], key=step_key(key, rest["steps"]))
