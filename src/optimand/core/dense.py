@@ -7,7 +7,7 @@ are paid for by all of the batch.
 
 `in_turn` makes a loop of the batch instead, in which LAPACK sees one matrix at a time and a branch is a branch; for matrices of
 the size that batches have it takes about as long as one call does. Where calls cost more than the arithmetic in them, a few unknowns, a
-batch is better factorised entry by entry, each an array of the whole batch.
+batch is better factorised entry by entry, each an array of the whole batch, and, up to some tens, substituted into row by row.
 """
 
 import functools
@@ -17,14 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["cholesky", "cholesky_by_entries", "cholesky_solve", "eigh", "in_turn", "solve"]
+__all__ = ["cholesky", "cholesky_solve", "eigh", "in_turn", "solve"]
 
 
-def in_turn(fn: Callable[..., Any], small: Callable[..., Any] | None = None) -> Callable[..., Any]:
+def in_turn(fn: Callable[..., Any], together: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """`fn` of arrays, a batch of which is a loop on a CPU and what it always is elsewhere.
 
-    `small` is the same for a first argument of at most eight rows, made of operations that batches share; it takes the place of the
-    loop there.
+    `together` takes the place of the loop: it is `fn` of a batch, which is the first axis of all arguments (of length one in what the
+    batch shares) and of what it returns.
 
     It must not close over anything that is traced. Its derivatives are those of `fn`, of all orders, forward and reverse; they are
     batched as JAX does it.
@@ -41,12 +41,14 @@ def in_turn(fn: Callable[..., Any], small: Callable[..., Any] | None = None) -> 
             return out, jax.tree_util.tree_map(lambda _: False, out)
         moving, still = _parted(arguments, tuple(batched))
         whole = lambda moving, call: call(*_joined(moving, still))
-        rows = jax.tree_util.tree_leaves(arguments[0])[0].shape[-1]
-        by_entries = lambda moving: jax.vmap(lambda row: whole(row, small))(moving)
+
+        def on_cpu(moving):
+            if together is None:
+                return jax.lax.map(lambda row: whole(row, one), moving)
+            return together(*_joined(moving, jax.tree_util.tree_map(lambda leaf: leaf[None], still)))
+
         out = jax.lax.platform_dependent(
-            moving,
-            cpu=by_entries if small and 0 < rows <= _FEW else lambda moving: jax.lax.map(lambda row: whole(row, one), moving),
-            default=lambda moving: jax.vmap(lambda row: whole(row, fn))(moving),
+            moving, cpu=on_cpu, default=lambda moving: jax.vmap(lambda row: whole(row, fn))(moving)
         )
         return out, jax.tree_util.tree_map(lambda _: True, out)
 
@@ -72,9 +74,10 @@ def _joined(moving: Any, still: Any) -> Any:
 
 
 _FEW = 8  # unknowns, up to which entries are cheaper than calls (measured: a tenth to a quarter of the time at 6, half at 12, more at 20, and compiled longer)
+_SOME = 32  # unknowns, up to which a batch is substituted into row by row
 
 
-def cholesky_by_entries(matrix):
+def _cholesky_by_entries(matrix):
     """The same as `cholesky`, of operations that a batch shares: for a few unknowns."""
     columns = []
     for j in range(len(matrix)):
@@ -97,12 +100,51 @@ def _solve_by_entries(factor, rhs):
     return x
 
 
+def _solve_by_rows(factor, rhs):
+    """A^{-1} b, with the batch as the last axis of both."""
+    size = len(factor)
+    place = jnp.arange(size).reshape(size, *[1] * (rhs.ndim - 1))
+    lift = lambda entries: entries.reshape(*entries.shape[:-1], *[1] * (rhs.ndim - 2), entries.shape[-1])
+
+    def eliminated(j, x, column, later):
+        entry = x[j] / lift(factor[j, j])
+        return jnp.where(later, x - lift(column) * entry, jnp.where(place == j, entry, x))
+
+    def backward(number, x):
+        j = size - 1 - number
+        return eliminated(j, x, factor[j], place < j)
+
+    half = jax.lax.fori_loop(0, size, lambda j, x: eliminated(j, x, factor[:, j], place > j), rhs)
+    return jax.lax.fori_loop(0, size, backward, half)
+
+
 def _cholesky(matrix):
     return jnp.linalg.cholesky(matrix)
 
 
+def _cholesky_of_many(matrices):
+    if 0 < matrices.shape[-1] <= _FEW:
+        return jax.vmap(_cholesky_by_entries)(matrices)
+    return jax.lax.map(cholesky, matrices)
+
+
 def _cholesky_solve(factor, rhs):
     return jax.scipy.linalg.cho_solve((factor, True), rhs)
+
+
+def _cholesky_solve_of_many(factors, rhs):
+    size = factors.shape[-1]
+    if 0 < size <= _FEW:
+        return jax.vmap(_solve_by_entries)(*_of_one_length(factors, rhs))
+    if 0 < size <= _SOME:
+        last = _solve_by_rows(jnp.moveaxis(factors, 0, -1), jnp.moveaxis(rhs, 0, -1))
+        return jnp.moveaxis(last, -1, 0)
+    return jax.lax.map(lambda pair: cholesky_solve(*pair), _of_one_length(factors, rhs))
+
+
+def _of_one_length(*arrays):
+    size = max(len(array) for array in arrays)
+    return tuple(jnp.broadcast_to(array, (size, *array.shape[1:])) for array in arrays)
 
 
 def cholesky(matrix):
@@ -115,7 +157,7 @@ def cholesky_solve(factor, rhs):
     return _solved(factor, rhs)
 
 
-_factored, _solved = in_turn(_cholesky, cholesky_by_entries), in_turn(_cholesky_solve, _solve_by_entries)
+_factored, _solved = in_turn(_cholesky, _cholesky_of_many), in_turn(_cholesky_solve, _cholesky_solve_of_many)
 
 
 @in_turn

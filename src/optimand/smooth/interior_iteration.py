@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..core.dense import cholesky_by_entries, cholesky_solve, in_turn
+from ..core.dense import cholesky, cholesky_solve, in_turn
 from .equilibration import Scaling, equilibrate
 from .line_search import constant
 
@@ -232,23 +232,34 @@ def error_of(program: InteriorProgram, z: Interior) -> Array:
     return jnp.maximum(jnp.maximum(dual, primal), largest(*products) / (1 + value))
 
 
-def _shifted(cholesky):
-    def factor_of(matrix):
-        factor = cholesky(matrix)
-        largest = jnp.max(jnp.abs(jnp.diagonal(matrix)), initial=1.0)
-        shift = 10 * len(matrix) * jnp.finfo(matrix.dtype).eps * largest
-        shifted = lambda: cholesky(matrix + shift * jnp.eye(len(matrix), dtype=matrix.dtype))
-        return jax.lax.cond(jnp.all(jnp.isfinite(factor)), lambda: factor, shifted)
-
-    return factor_of
+def _shift(matrix):
+    """What is added to a matrix that rounding has made indefinite."""
+    largest = jnp.max(jnp.abs(jnp.diagonal(matrix)), initial=1.0)
+    return 10 * len(matrix) * jnp.finfo(matrix.dtype).eps * largest * jnp.eye(len(matrix), dtype=matrix.dtype)
 
 
-_factor_in_turn = in_turn(_shifted(jnp.linalg.cholesky), _shifted(cholesky_by_entries))
+def _factor_of_one(matrix):
+    factor = cholesky(matrix)
+    return jax.lax.cond(jnp.all(jnp.isfinite(factor)), lambda: factor, lambda: cholesky(matrix + _shift(matrix)))
+
+
+def _factors_of_many(matrices):
+    factors = jax.vmap(cholesky)(matrices)
+    sound = jnp.all(jnp.isfinite(factors), axis=(1, 2))
+
+    def some_shifted():
+        shift = jnp.where(sound[:, None, None], 0, jax.vmap(_shift)(matrices))
+        return jax.vmap(cholesky)(matrices + shift)
+
+    return jax.lax.cond(jnp.all(sound), lambda: factors, some_shifted)
+
+
+_factored = in_turn(_factor_of_one, _factors_of_many)
 
 
 def _factor(matrix):
     """Cholesky's; where rounding has made the matrix indefinite, that of it with a larger shift."""
-    return _factor_in_turn(matrix)
+    return _factored(matrix)
 
 
 def advance(program: InteriorProgram, z: Interior) -> Interior:
