@@ -23,6 +23,11 @@ def on_numpy(x):
     return float(np.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2))
 
 
+def test_names_of_our_methods_need_no_capitals():
+    found = om.minimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(2), method="gradientdescent")
+    assert found.success and found.method == "GradientDescent"
+
+
 def test_the_fields_are_those_of_scipy_in_double_precision():
     result = om.minimize(rosenbrock, START)
     assert isinstance(result, scipy.optimize.OptimizeResult)

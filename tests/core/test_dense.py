@@ -41,14 +41,26 @@ def test_a_batch_gives_what_its_members_give(system, method):
     np.testing.assert_allclose(twice[0], expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("size", [0, 1, 8, 9])
-def test_a_batch_by_entries_is_that_by_calls(size):
+@pytest.mark.parametrize("size", [0, 1, 8, 9, 32, 33])
+def test_a_batch_by_entries_or_rows_is_that_by_calls(size):
     keys = jax.random.split(jax.random.key(size), 2)
     wide = jax.random.normal(keys[0], (N, size, size + 1))
     matrix, rhs = wide @ wide.mT + 0.01 * jnp.eye(size), jax.random.normal(keys[1], (N, size, 2))
     factor = jax.vmap(dense.cholesky)(matrix)
     np.testing.assert_allclose(factor, np.linalg.cholesky(matrix), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(jax.vmap(dense.cholesky_solve)(factor, rhs), np.linalg.solve(matrix, rhs), rtol=1e-7)
+
+
+@pytest.mark.parametrize("size", [3, 9, 33])
+def test_a_factor_or_a_right_hand_side_may_be_shared(size):
+    keys = jax.random.split(jax.random.key(size), 2)
+    wide = jax.random.normal(keys[0], (N, size, size + 3))
+    matrix, rhs = wide @ wide.mT + jnp.eye(size), jax.random.normal(keys[1], (N, size))
+    factor = jnp.linalg.cholesky(matrix)
+    found = jax.vmap(dense.cholesky_solve, (None, 0))(factor[0], rhs)
+    np.testing.assert_allclose(found, np.linalg.solve(matrix[0], rhs.T).T, rtol=1e-8)
+    found = jax.vmap(dense.cholesky_solve, (0, None))(factor, rhs[0])
+    np.testing.assert_allclose(found, np.linalg.solve(matrix, np.tile(rhs[0], (N, 1))[..., None])[..., 0], rtol=1e-8)
 
 
 def test_the_factor_of_an_indefinite_member_is_nan_and_the_others_are_not():

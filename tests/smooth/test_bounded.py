@@ -59,6 +59,14 @@ def test_without_a_minimum_the_solve_diverges(name):
     assert om.solve(problem, METHODS[name], -jnp.ones(3), throw=False).result == om.Result.diverged
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_linear_objective_diverges_soon(name, dtype):
+    """It has no curvature to learn from."""
+    found = om.solve(om.Minimize(lambda x: x[0] - 2 * x[1]), METHODS[name], jnp.full(2, 0.1, dtype), throw=False)
+    assert found.result == om.Result.diverged and found.steps < 50
+
+
 @pytest.mark.parametrize("name", ["dense", "by products"])
 @pytest.mark.parametrize("bounds", [None, (-2.0, 0.5)], ids=["free", "bounded"])
 def test_the_trust_region_leaves_a_saddle(name, bounds):

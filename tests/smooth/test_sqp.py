@@ -142,6 +142,12 @@ def test_an_unbounded_problem_diverges():
     assert om.solve(problem, SQP(), jnp.ones(2), throw=False).result == om.Result.diverged
 
 
+def test_an_objective_that_falls_to_infinity_before_the_point_does_diverges():
+    problem = om.Constrained(lambda x: -jnp.sum(jnp.exp(x)), inequalities=lambda x: x[0] - 1.0)
+    found = om.solve(problem, SQP(), jnp.full(2, 0.1), throw=False)
+    assert found.result == om.Result.diverged and found.steps < 200
+
+
 def test_nan_outside_the_domain_shortens_the_step():
     problem = om.Constrained(lambda x: x[0] - jnp.log(x[0]) + x[1] ** 2, equalities=lambda x: jnp.sqrt(x[0]) - x[1] - 0.5)
     solution = om.solve(problem, SQP(), jnp.array([3.0, 1.0]), budget=om.Budget(steps=100))

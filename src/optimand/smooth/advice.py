@@ -96,8 +96,9 @@ def first_suitable(names: tuple[str, ...], double: bool, tolerance: Any = None, 
 
 
 def known_method(name: str) -> type[Method] | None:
-    """The method of this room with that name."""
-    found = getattr(importlib.import_module(__package__ or ""), name.partition(":")[0], None)
+    """The method of this room with that name, in capitals or not."""
+    room, wanted = importlib.import_module(__package__ or ""), name.partition(":")[0].lower()
+    found = next((getattr(room, public) for public in room.__all__ if public.lower() == wanted), None)
     return found if isinstance(found, type) and issubclass(found, Method) else None
 
 

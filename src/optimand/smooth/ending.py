@@ -3,18 +3,24 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ..core.solution import Result
 
-__all__ = ["BOTTOM", "status"]
+__all__ = ["bottom", "status"]
 
-BOTTOM = -1e20
-"""An objective below this counts as unbounded: no problem with a minimum is stated in such units."""
+
+def bottom(dtype: Any) -> float:
+    """An objective below this counts as unbounded: no problem with a minimum is stated in such units.
+
+    In single precision squares of such numbers would overflow, and the bottom is higher.
+    """
+    return -1e20 if np.dtype(dtype).itemsize > 4 else -1e15
 
 
 def status(converged: Any, value: Array, stuck: Any) -> Array:
-    """The code for `Method.done`: `converged`, else `diverged` below `BOTTOM`, else `stopped` if `stuck`."""
+    """The code for `Method.done`: `converged`, else `diverged` below the `bottom`, else `stopped` if `stuck`."""
     code = jnp.where(stuck, Result.stopped.code, Result.running.code)
-    code = jnp.where(value < BOTTOM, Result.diverged.code, code)
+    code = jnp.where(value < bottom(value.dtype), Result.diverged.code, code)
     return jnp.where(converged, Result.converged.code, code)

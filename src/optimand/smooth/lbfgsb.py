@@ -158,7 +158,7 @@ class LBFGSB(Method):
         direction = target - x
         slope = g @ direction
         line = StrongWolfe() if self.line_search is None else self.line_search
-        first = jnp.where(state.pairs_kept == 0, jnp.minimum(1, 1 / norm(direction)), 1)
+        first = jnp.where((state.pairs_kept == 0) & (theta >= 1), jnp.minimum(1, 1 / norm(direction)), 1)
         most = jnp.min(program.room(x, direction)) if program.bounded else None
         found = line.search(still, x, value, slope.astype(value.dtype), direction, first, most=most)
 
@@ -183,7 +183,9 @@ class LBFGSB(Method):
         renew = lambda old, row, column: jnp.where(useful, rows(old, row, column), old)
         dropped = ~found.accepted  # begin again with the gradient
         kept = jnp.where(dropped, 0, jnp.minimum(state.pairs_kept + useful, memory)).astype(jnp.int32)
-        theta_new = jnp.where(useful, yy_new / jnp.where(useful, curvature, 1), theta)
+        straight = found.accepted & (jnp.sqrt(yy_new) <= jnp.finfo(x.dtype).eps * norm(new_g))  # a pair that only asks for longer steps
+        longer = jnp.minimum(theta, norm(new_g) / jnp.maximum(norm(s), jnp.finfo(x.dtype).tiny)) / 10
+        theta_new = jnp.where(useful, yy_new / jnp.where(useful, curvature, 1), jnp.where(straight, longer, theta))
 
         # What follows from x and the gradient by differentiation: with the model held constant.
         step = (model, free, gram, still.held(new, new_g) if program.bounded else None, found.accepted)

@@ -63,6 +63,7 @@ def free_direction(
         both_free = ~held[:, None] & ~held
         d = descent(jnp.where(both_free, hessian, jnp.diag(jnp.where(held, 1, 0).astype(g.dtype))), g)[0]
         products = jnp.int32(0)
+        curvature_along = lambda v: v @ (hessian @ v)
     else:
         _, product = jax.linearize(gradient_of, x)
         free_product = lambda v: jnp.where(held, v, product(jnp.where(held, 0, v)))
@@ -74,11 +75,16 @@ def free_direction(
             products = jnp.int32(count + 1)
         else:
             d, products = _with_derivative(free_product, -g, forcing, steps)
+        products, curvature_along = products + 1, lambda v: v @ free_product(v)
     still, way = jax.lax.stop_gradient((g, d))
     steep = jnp.isfinite(still @ way) & (still @ way < -1e-12 * jnp.linalg.norm(still) * jnp.linalg.norm(way))
     d = jnp.where(steep, d, -g)
-    longest = _LONGEST * jnp.maximum(1, jnp.max(jnp.abs(x)))  # where there is hardly any curvature
-    d = d * jnp.minimum(1, longest / jnp.maximum(jnp.max(jnp.abs(jax.lax.stop_gradient(d))), jnp.finfo(d.dtype).tiny))
+    way = jax.lax.stop_gradient(d)
+    straight = jnp.abs(jax.lax.stop_gradient(curvature_along(way))) < jnp.finfo(d.dtype).eps * jnp.abs(still @ way)
+    # Where there is hardly any curvature, a step of this length; where there is none, not a shorter one.
+    longest = _LONGEST * jnp.maximum(1, jnp.max(jnp.abs(x)))
+    part = longest / jnp.maximum(jnp.max(jnp.abs(way)), jnp.finfo(d.dtype).tiny)
+    d = d * jnp.where(straight, part, jnp.minimum(1, part))
     return Direction(jnp.where(held, -gradient, d), g @ d, held, products)
 
 

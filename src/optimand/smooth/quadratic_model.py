@@ -45,11 +45,12 @@ def factorise(hessian: Array, residual: Array, free: Array, radius: Array) -> Fa
     Where the unknowns have so different units that rounding hides the sign of the least eigenvalue, the eigenvalues are those
     of the matrix scaled to a diagonal of ones, and the ball is an ellipsoid that touches it.
     """
-    typical = jnp.maximum(jnp.max(jnp.abs(hessian), initial=0), jnp.finfo(hessian.dtype).tiny)
+    eps = jnp.finfo(hessian.dtype).eps
+    straight = eps * norm(residual) / radius  # curvature below this is none, as far as the ball goes
+    typical = jnp.maximum(jnp.max(jnp.abs(hessian), initial=0), jnp.maximum(straight, jnp.finfo(hessian.dtype).tiny))
     both = (free[:, None] > 0) & (free > 0)
     hessian = jnp.where(both, hessian, typical * jnp.eye(free.size, dtype=hessian.dtype))
     residual = jnp.where(free > 0, residual, 0)
-    eps = jnp.finfo(hessian.dtype).eps
     units = jnp.sqrt(jnp.maximum(jnp.abs(jnp.diagonal(hessian)), eps**2 * typical))
     scaled = hessian / units[:, None] / units
     factor = jnp.linalg.cholesky(scaled, symmetrize_input=False)
@@ -60,7 +61,7 @@ def factorise(hessian: Array, residual: Array, free: Array, radius: Array) -> Fa
 
     def eigenvalues():
         values, vectors = jnp.linalg.eigh(hessian, symmetrize_input=False)
-        hidden = jnp.abs(values[0]) <= curvature_noise(values)
+        hidden = (jnp.abs(values[0]) <= curvature_noise(values)) & (jnp.max(jnp.abs(values), initial=0) > straight)
         plain = lambda: (jnp.ones_like(units), values, vectors)
         return jax.lax.cond(hidden, lambda: (units, *jnp.linalg.eigh(scaled, symmetrize_input=False)), plain)
 
@@ -117,7 +118,8 @@ def _exact(factors: Factors, radius: Array) -> tuple[Array, Array]:
     """
     _, _, _, residual, scale, values, vectors = factors
     g = vectors.T @ (residual / scale)
-    least, guard = values[0], _rounding(values)
+    straight = jnp.finfo(values.dtype).eps * norm(g) / radius
+    least, guard = values[0], jnp.maximum(_rounding(values), straight.astype(values.dtype))
     negative = least < -curvature_noise(values)
     start = jnp.where(least > guard, 0.0, guard - least).astype(values.dtype)
     shifted = lambda shift: jnp.where(values + shift > 0, values + shift, guard)

@@ -34,6 +34,7 @@ from ..core.method import Method
 from ..core.solution import Result
 from .arguments import need_between, need_count, need_not_negative, need_positive
 from .bounded import snapped
+from .ending import bottom
 from .flat_program import FlatProgram
 from .interior_iteration import Interior, InteriorProgram, advance, begin, minimise, restored
 from .line_search import constant, evaluated
@@ -195,7 +196,8 @@ class SQP(Method):
         shift = jnp.where(accepted, state.shift / 10, jnp.maximum(10 * state.shift, 1e-3 * weight))
         shift = jnp.where(shift > 1e-12 * weight, shift, 0)
         far = worst(x_new) > 1e6 * scale[1]
-        falls = (f_new < -1e6 * scale[0]) & far & (violation_new <= 1e-6 * worst(x_new))
+        falls = (f_new < -1e6 * scale[0]) & far | (f_new < bottom(view.dtype))
+        falls = falls & (violation_new <= 1e-6 * worst(x_new))
         gain = (f - f_new + penalty * (violation - violation_new)) / jnp.maximum(-predicted, jnp.finfo(view.dtype).tiny)
         radius = jnp.where(edge & (length == 1) & (gain > 0.25), 10 * state.radius, state.radius)
         taken = worst(jnp.abs(x_new - x) / (1 + jnp.abs(x)))

@@ -24,7 +24,7 @@ from ..core.method import Method
 from ..core.problem import Objective
 from .arguments import need_between, need_count, need_not_negative, need_positive
 from .bounded import BoundedProgram
-from .ending import BOTTOM, status
+from .ending import bottom, status
 from .line_search import constant, evaluated
 from .quadratic_model import factorise, minimise_in_ball, minimise_on_faces, steihaug
 from .vectors import norm, select
@@ -126,7 +126,7 @@ class TrustRegion(Method):
             dull, flat = (predicted <= 100 * noise) & same, (predicted <= noise) & same
             gain = jnp.where(dull, -((g + new_g) @ s) / 2, gain)
             ratio = jnp.where(flat, jnp.where(new_residual < residual, 1.0, -1.0), gain / predicted)
-            fell = new_value < BOTTOM  # even to -inf, where no derivative is finite
+            fell = new_value < bottom(value.dtype)  # even to -inf, where no derivative is finite
             finite = jnp.isfinite(new_value) & jnp.all(jnp.isfinite(new_g))
             accepted = ((ratio > self.acceptance) & finite & (predicted > 0)) | fell
             size = norm(s)
