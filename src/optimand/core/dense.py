@@ -103,6 +103,7 @@ def _solve_by_entries(factor, rhs):
 def _solve_by_rows(factor, rhs):
     """A^{-1} b, with the batch as the last axis of both."""
     size = len(factor)
+    rhs = jnp.broadcast_to(rhs, (*rhs.shape[:-1], max(rhs.shape[-1], factor.shape[-1])))
     place = jnp.arange(size).reshape(size, *[1] * (rhs.ndim - 1))
     lift = lambda entries: entries.reshape(*entries.shape[:-1], *[1] * (rhs.ndim - 2), entries.shape[-1])
 
