@@ -158,6 +158,7 @@ class LBFGSB(Method):
         direction = target - x
         slope = g @ direction
         line = StrongWolfe() if self.line_search is None else self.line_search
+        # Without pairs a step has length one at most, unless one without curvature has made theta smaller.
         first = jnp.where((state.pairs_kept == 0) & (theta >= 1), jnp.minimum(1, 1 / norm(direction)), 1)
         most = jnp.min(program.room(x, direction)) if program.bounded else None
         found = line.search(still, x, value, slope.astype(value.dtype), direction, first, most=most)
