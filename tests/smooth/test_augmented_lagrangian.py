@@ -87,6 +87,13 @@ def test_an_objective_without_bound_is_said_to_diverge():
     assert found.result == om.Result.diverged
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_linear_objective_without_bound_diverges_soon(dtype):
+    problem = om.Constrained(lambda x: x[0] + x[1], inequalities=lambda x: x[:1] - 1.0)
+    found = solve(problem, jnp.full(2, 0.1, dtype))
+    assert found.result == om.Result.diverged and found.steps < 50
+
+
 def test_without_multipliers_it_never_claims_more_than_it_has():
     problem = program(level=0.0, gap=0.0)  # only the origin is feasible, where the equality has no gradient
     found = solve(problem)

@@ -37,7 +37,7 @@ def in_box(x: Float[Array, " n"], lower: Float[Array, " n"], upper: Float[Array,
 
 def projected_gradient(x: Array, gradient: Array, lower: Array, upper: Array) -> Float[Array, " n"]:
     """x - P(x - g): zero where x is stationary in the box."""
-    return x - in_box(x - gradient, lower, upper)
+    return jnp.clip(gradient, x - upper, x - lower)  # x - P(x - g), also where x is so large that x - g rounds to x
 
 
 def free_direction(
