@@ -8,7 +8,7 @@ import optimand as om
 from optimand import smooth
 from optimand.smooth.vectors import norm
 
-TOLERANT = ("Anderson", "BlockCoordinateDescent", "FIRE", "FixedPointIteration", "GaussNewton", "GradientDescent", "LBFGS",
+TOLERANT = ("Anderson", "BFGS", "BlockCoordinateDescent", "FIRE", "FixedPointIteration", "GaussNewton", "GradientDescent", "LBFGS",
             "LevenbergMarquardt", "LinearSolve", "MirrorDescent", "Newton", "ProjectedGradient", "ProximalGradient", "Scipy")  # fmt: skip
 
 
@@ -23,6 +23,7 @@ def test_a_negative_tolerance_is_refused(name):
     [
         ("Anderson", "memory", 0),
         ("Anderson", "damping", 0.0),
+        ("BFGS", "line_search", "zoom"),
         ("BlockCoordinateDescent", "growth", 0.5),
         ("FIRE", "alpha", 1.0),
         ("LevenbergMarquardt", "damping", -1.0),

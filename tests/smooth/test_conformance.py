@@ -14,6 +14,7 @@ import optimand as om
 from optimand.core.checks import CHECKS, Case, standard_case
 from optimand.smooth import (
     ADMM,
+    BFGS,
     FIRE,
     GDA,
     GMRESL1SQP,
@@ -168,6 +169,7 @@ SINGLE = {
 }
 DOUBLE = {
     "gradient descent, searching": lambda: (GradientDescent(), {}),
+    "bfgs": lambda: (BFGS(), {}),
     "lbfgs": lambda: (LBFGS(memory=4), {}),
     "lbfgs, strong wolfe": lambda: (LBFGS(memory=4, line_search=StrongWolfe()), {}),
     "gradient descent, hager-zhang": lambda: (GradientDescent(line_search=HagerZhang()), {}),
@@ -218,7 +220,7 @@ DOUBLE = {
 
 QUICKLY = {
     "optax", "adam", "gradient descent, fixed step", "fixed point iteration", "fire", "linear solve", "gradient descent, searching",
-    "lbfgs", "anderson", "levenberg-marquardt", "gauss-newton", "newton, root", "newton, minimum", "proximal gradient",
+    "bfgs", "lbfgs", "anderson", "levenberg-marquardt", "gauss-newton", "newton, root", "newton, minimum", "proximal gradient",
     "projected gradient", "mirror descent", "block coordinate descent", "optimistix, minimiser", "optimistix, root finder",
     "scipy", "scipy, constrained",
 }  # fmt: skip

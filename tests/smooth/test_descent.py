@@ -1,4 +1,4 @@
-"""Gradient descent and L-BFGS on problems with known answers."""
+"""Gradient descent, BFGS and L-BFGS on problems with known answers."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import optimand as om
-from optimand.smooth import LBFGS, GradientDescent
+from optimand.smooth import BFGS, LBFGS, GradientDescent, StrongWolfe
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,41 @@ def test_lbfgs_direction_is_that_of_the_two_loop_recursion():
     np.testing.assert_allclose(state.direction, -r, rtol=1e-8)
 
 
+def test_bfgs_keeps_the_inverse_that_its_formula_gives():
+    """H after twelve steps, from the pairs of the steps, by the product form (Nocedal and Wright 2006, eq. 6.17)."""
+    problem, method, steps = om.Minimize(rosenbrock), BFGS(), 12
+    step = jax.jit(lambda state: method.step(problem, state, key=None))
+    states = [method.init(problem, jnp.full(6, 0.3), key=None)]
+    for _ in range(steps):
+        states.append(step(states[-1]))
+    inverse = None
+    for old, new in zip(states, states[1:], strict=False):
+        s, y = new.x - old.x, new.gradient - old.gradient
+        if s @ y <= 0:
+            continue
+        inverse = jnp.eye(6) * (s @ y) / (y @ y) if inverse is None else inverse
+        flip = jnp.eye(6) - jnp.outer(s, y) / (s @ y)
+        inverse = flip @ inverse @ flip.T + jnp.outer(s, s) / (s @ y)
+    np.testing.assert_allclose(states[-1].inverse, inverse, rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(states[-1].direction, -inverse @ states[-1].gradient, rtol=1e-7, atol=1e-9)
+
+
+def test_bfgs_ends_on_a_quadratic_in_as_many_steps_as_there_are_unknowns_if_the_search_is_exact():
+    matrix = jnp.diag(jnp.array([1.0, 10.0, 100.0, 1000.0])) + 0.1
+    exact = StrongWolfe(decrease=1e-9, curvature=1e-8, max_trials=60)
+    solution = om.solve(om.Minimize(lambda x: 0.5 * x @ matrix @ x - jnp.sum(x)), BFGS(exact, tolerance=1e-5), jnp.zeros(4))
+    assert solution.result == om.Result.converged and solution.steps <= 5  # one for what the search is off
+    np.testing.assert_allclose(solution.state.inverse, jnp.linalg.inv(matrix), rtol=1e-3, atol=1e-6)
+
+
+def test_bfgs_solves_rosenbrock_in_both_precisions_and_in_fewer_steps_than_lbfgs():
+    wide = om.solve(om.Minimize(rosenbrock), BFGS(), jnp.zeros(20))
+    np.testing.assert_allclose(wide.value, 1.0, atol=1e-6)
+    assert wide.steps <= om.solve(om.Minimize(rosenbrock), LBFGS(memory=5), jnp.zeros(20)).steps
+    narrow = om.solve(om.Minimize(rosenbrock), BFGS(tolerance=1e-3), jnp.zeros(4, jnp.float32))
+    assert narrow.result == om.Result.converged and narrow.value.dtype == jnp.float32
+
+
 def test_the_line_search_never_goes_up():
     solution = om.solve(om.Minimize(rosenbrock), GradientDescent(tolerance=1e-3), jnp.zeros(3))
     assert np.all(np.diff(solution.history["value"]) <= 1e-12)
@@ -60,30 +95,33 @@ def test_the_line_search_never_goes_up():
 def test_a_pytree_with_leaves_of_two_dtypes_keeps_them():
     target = {"a": jnp.ones(2, jnp.float32), "b": jnp.full(3, 2.0)}
     problem = om.Minimize(lambda x: jnp.sum((x["a"] - target["a"]) ** 2) + jnp.sum((x["b"] - target["b"]) ** 4))
-    for method in (LBFGS(tolerance=1e-5), GradientDescent(tolerance=1e-5)):
+    for method in (BFGS(tolerance=1e-5), LBFGS(tolerance=1e-5), GradientDescent(tolerance=1e-5)):
         value = om.solve(problem, method, {"a": jnp.zeros(2, jnp.float32), "b": jnp.zeros(3)}).value
         assert value["a"].dtype == jnp.float32
         np.testing.assert_allclose(value["a"], 1.0, atol=1e-3)
         np.testing.assert_allclose(value["b"], 2.0, atol=3e-2)
 
 
-@pytest.mark.parametrize("falls", [lambda x: -jnp.sum(x**2), jnp.sum])
-def test_lbfgs_goes_further_and_further_where_nothing_curves_up(falls):
-    solution = om.solve(om.Minimize(falls), LBFGS(), jnp.ones(3), throw=False)
+@pytest.mark.parametrize("method", [BFGS(), LBFGS()], ids=["bfgs", "lbfgs"])
+@pytest.mark.parametrize("falls", [lambda x: -jnp.sum(x**2), jnp.sum], ids=["quadratic", "linear"])
+def test_quasi_newton_goes_further_and_further_where_nothing_curves_up(falls, method):
+    solution = om.solve(om.Minimize(falls), method, jnp.ones(3), throw=False)
     assert solution.result == om.Result.diverged and solution.steps < 100
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_lbfgs_unrolled_from_a_stationary_start_has_a_finite_derivative(dtype):
+@pytest.mark.parametrize("method", [BFGS, LBFGS])
+def test_unrolled_from_a_stationary_start_the_derivative_is_finite(method, dtype):
     start = jnp.ones(2, dtype)
-    find = lambda t: jnp.sum(om.solve(om.Minimize(lambda x, t: jnp.sum((x - t) ** 2), t), LBFGS(tolerance=0.0), start,
+    find = lambda t: jnp.sum(om.solve(om.Minimize(lambda x, t: jnp.sum((x - t) ** 2), t), method(tolerance=0.0), start,
                                       budget=om.Budget(steps=2), adjoint=om.Unrolled(), throw=False).value)  # fmt: skip
     assert jnp.all(jnp.isfinite(jax.grad(find)(start)))
 
 
-def test_lbfgs_does_not_take_standing_still_for_a_step():
+@pytest.mark.parametrize("method", [BFGS, LBFGS])
+def test_standing_still_is_not_taken_for_a_step(method):
     edge = om.Minimize(lambda x: jnp.where(x[0] >= 1.0, 0.5 * jnp.sum(x**2), jnp.nan))
-    solution = om.solve(edge, LBFGS(), jnp.ones(3), throw=False)
+    solution = om.solve(edge, method(), jnp.ones(3), throw=False)
     assert solution.result == om.Result.stopped and solution.steps < 5
 
 
@@ -95,10 +133,11 @@ def test_a_search_that_finds_nothing_ends_the_solve_as_stopped():
         assert solution.steps <= 2
 
 
-def test_lbfgs_refuses_random_batches():
+@pytest.mark.parametrize("method", [BFGS, LBFGS])
+def test_random_batches_are_refused(method):
     problem = om.Fit(lambda w, row: jnp.sum((w - row) ** 2), jnp.zeros(2), jnp.ones((8, 2)), batch_size=2)
     with pytest.raises(om.errors.ArgumentError, match="batches"):
-        om.solve(problem, LBFGS(), key=jax.random.key(0))
+        om.solve(problem, method(), key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Outcome:
 
 
 _OURS = {
-    "unconstrained": ("LBFGS", "NonlinearCG", "TrustRegion", "LBFGSB"),
+    "unconstrained": ("BFGS", "LBFGS", "NonlinearCG", "TrustRegion", "LBFGSB"),
     "bounded": ("LBFGSB", "TrustRegion", "InteriorPoint"),
     "constrained": ("InteriorPoint", "SQP", "AugmentedLagrangian"),
 }

@@ -41,7 +41,7 @@ __all__ = ["minimize"]
 
 # What SciPy calls a method: ours, best first; the first that suits the precision is taken.
 METHODS: dict[str, tuple[str, ...]] = {
-    "bfgs": ("LBFGS",),
+    "bfgs": ("BFGS",),
     "l-bfgs-b": ("LBFGSB",),
     "cg": ("NonlinearCG",),
     "newton-cg": ("TrustRegion",),
@@ -128,7 +128,7 @@ def minimize(
     | `None`, up to 1000 unknowns | `TrustRegion` | bounds |
     | `None`, more unknowns | `LBFGS`, with bounds `LBFGSB` | bounds |
     | `None`, constraints | `InteriorPoint`; in single precision `AugmentedLagrangian` | both |
-    | "BFGS" | `LBFGS` | |
+    | "BFGS" | `BFGS` | |
     | "CG" | `NonlinearCG` | |
     | "L-BFGS-B" | `LBFGSB` | bounds |
     | "Newton-CG", "trust-exact", "trust-ncg", "trust-krylov", "dogleg" | `TrustRegion` | bounds |

@@ -26,6 +26,7 @@ from .admm import ADMM
 from .advice import Advice, advise
 from .anderson import Anderson
 from .augmented_lagrangian import AugmentedLagrangian
+from .bfgs import BFGS
 from .block_coordinate_descent import BlockCoordinateDescent
 from .broyden import Broyden
 from .exact_augmented_lagrangian import ExactAugmentedLagrangian
@@ -95,6 +96,7 @@ from .vr_halpern import VRHalpern
 
 __all__ = [
     "ADMM",
+    "BFGS",
     "FIRE",
     "GDA",
     "GMRESL1SQP",

@@ -130,7 +130,7 @@ def _rule(problem: Any, size: int, double: bool) -> tuple[tuple[str, ...], str, 
     if isinstance(problem, Objective):
         if small:
             reason = f"{unknowns}, so a Hessian is affordable; the trust region copes with saddles and bad scaling."
-            return ("TrustRegion",), reason, ("LBFGS", "NonlinearCG")
+            return ("TrustRegion",), reason, ("BFGS", "LBFGS", "NonlinearCG")
         return ("LBFGS",), f"{unknowns}: products with few vectors, no Hessian.", ("NonlinearCG", "TrustRegion")
     if isinstance(problem, Composite):
         return ("ProximalGradient",), "smooth plus a term with a proximal operator.", ("ProjectedGradient",)

@@ -28,7 +28,7 @@ from ..core.problem import Objective
 from .arguments import need_between, need_count, need_not_negative
 from .ending import status
 from .line_search import Backtracking, need_line_search, stay
-from .vectors import norm
+from .vectors import curved, norm, steepest
 
 __all__ = ["LBFGS"]
 
@@ -98,7 +98,7 @@ class LBFGS(Method):
         places = self.memory + 1
         pairs = jnp.zeros((2 * places, g.size), g.dtype)
         products = jnp.zeros((places, places), g.dtype)
-        direction, slope = _steepest(g)
+        direction, slope = steepest(g)
         return LBFGSState(
             guess, value, gradient, direction, slope, pairs, products, products[0], products, products[0, 0],
             jnp.int32(0), jnp.array(False), Counters.zero().add(values=1, gradients=1),
@@ -119,7 +119,7 @@ class LBFGS(Method):
         pairs = put(y, put(s, state.pairs, slot), places + slot)
         (sg, yg), (sy, yy_new) = (jnp.reshape(pairs @ vector, (2, places)) for vector in (g_new, y))  # faster than at once
         curvature, yy_last = sy[slot], yy_new[slot]
-        useful = found.accepted & (curvature > 1e-10 * jnp.sqrt(yy_last) * jnp.sqrt(s @ s))
+        useful = found.accepted & curved(curvature, s, yy_last)
         lost = found.accepted & ~useful  # no curvature says how far to go: twice as far as before
 
         place = jnp.arange(places)
@@ -140,8 +140,8 @@ class LBFGS(Method):
         direction = -(gamma * g_new + jnp.concatenate([v, -gamma * u]) @ pairs)
         slope = g_new @ direction
         sensible = (gamma > 0) & (slope < 0)
-        steepest, steepest_slope = _steepest(g_new, jnp.where(lost, 2 * norm(s), 0))
-        direction, slope = jnp.where(sensible, direction, steepest), jnp.where(sensible, slope, steepest_slope)
+        down, down_slope = steepest(g_new, jnp.where(lost, 2 * norm(s), 0))
+        direction, slope = jnp.where(sensible, direction, down), jnp.where(sensible, slope, down_slope)
         return LBFGSState(
             x, value, gradient, direction, slope, pairs, inverse, diagonal, yy, gamma, slot,
             ~found.accepted & (state.gamma == 0),
@@ -156,11 +156,3 @@ class LBFGS(Method):
 
     def metrics(self, problem: Objective, state: LBFGSState) -> dict[str, Any]:
         return {"value": state.value, "residual": norm(state.gradient)}
-
-
-def _steepest(g: Array, least: Any = 0.0) -> tuple[Array, Array]:
-    """The first direction, down the gradient by at most a unit, or by `least` if that is longer; and the slope along it."""
-    size = norm(g)
-    floor = jnp.finfo(g.dtype).tiny ** 0.5  # whose inverse square, in the derivative, is finite
-    scale = (jnp.maximum(jnp.minimum(1.0, size), least) / jnp.maximum(size, floor)).astype(g.dtype)
-    return -scale * g, -scale * size**2

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
-__all__ = ["add", "all_finite", "combine", "dot", "dtype_of", "norm", "scale", "select", "size", "subtract", "zeros_like"]
+__all__ = ["add", "all_finite", "combine", "curved", "dot", "dtype_of", "norm", "scale", "select", "size", "steepest", "subtract", "zeros_like"]
 
 
 def add(x: PyTree, y: PyTree, factor: Any = None) -> PyTree:
@@ -43,6 +43,11 @@ def combine(coefficients: Array, stacked: PyTree) -> PyTree:
     return jtu.tree_map(lambda leaf: jnp.tensordot(coefficients.astype(leaf.dtype), leaf, axes=1), stacked)
 
 
+def curved(sy: Array, s: Array, yy: Array) -> Array:
+    """Whether a pair (s, y) of a quasi-Newton method shows curvature, s'y > 0 up to rounding."""
+    return sy > 1e-10 * jnp.sqrt(yy) * jnp.sqrt(s @ s)
+
+
 def dot(x: PyTree, y: PyTree) -> Array:
     """The inner product <x, y>."""
     return _sum(jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST) for a, b in zip(jtu.tree_leaves(x), jtu.tree_leaves(y), strict=True))
@@ -68,6 +73,14 @@ def zeros_like(x: PyTree) -> PyTree:
 def size(x: PyTree) -> int:
     """The number of unknowns."""
     return sum(math.prod(leaf.shape) for leaf in jtu.tree_leaves(x))
+
+
+def steepest(g: Array, least: Any = 0.0) -> tuple[Array, Array]:
+    """A first direction, down the gradient by at most a unit, or by `least` if that is longer; and the slope along it."""
+    length = norm(g)
+    floor = jnp.finfo(g.dtype).tiny ** 0.5  # whose inverse square, in the derivative, is finite
+    factor = (jnp.maximum(jnp.minimum(1.0, length), least) / jnp.maximum(length, floor)).astype(g.dtype)
+    return -factor * g, -factor * length**2
 
 
 def dtype_of(x: PyTree) -> Any:

@@ -114,10 +114,13 @@ class LBFGS(_LineSearching):
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class BFGS(_LineSearching):
-    """`optimand.smooth.LBFGS` with a long memory."""
+    """`optimand.smooth.BFGS`."""
 
     def as_method(self) -> Method:
-        return smooth.LBFGS(memory=50, tolerance=self.tol, **self._search(), **self._trials())
+        search = self._search()["line_search"]
+        if search is None and self.maxls is not None:
+            search = smooth.Backtracking(max_trials=self.maxls)
+        return smooth.BFGS(search, tolerance=self.tol)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
