@@ -20,11 +20,14 @@ def test_help_list_and_cite_import_no_jax(words):
     assert done.returncode == 0, done.stderr
 
 
-def test_several_values_after_set_and_seeds_are_spread():
+def test_several_values_after_one_option_are_spread():
     assert spread(["run", "a", "--set", "b=1", "c=2", "--seeds", "0", "1", "--quick"]) == (
         ["run", "a", "--set", "b=1", "--set", "c=2", "--seeds", "0", "--seeds", "1", "--quick"]
     )
     assert spread(["verify", "--seeds", "3", "a", "b"]) == ["verify", "--seeds", "3", "a", "b"]
+    assert spread(["bench", "cutest", "--solver", "ipopt", "scipy.SLSQP", "--quick"]) == (
+        ["bench", "cutest", "--solver", "ipopt", "--solver", "scipy.SLSQP", "--quick"]
+    )
     assert spread(["run", "--set", "b=1", "a"]) == ["run", "--set", "b=1", "a"]
 
 

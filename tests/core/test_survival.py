@@ -223,7 +223,8 @@ def test_control_c_ends_with_the_best_so_far_and_can_be_resumed(tmp_path, uninte
     np.testing.assert_array_equal(np.load(tmp_path / "value.npy"), uninterrupted)
 
 
-def test_control_c_stops_a_compiled_solve(tmp_path):
+@pytest.mark.parametrize("throw", [None, False])
+def test_control_c_stops_a_compiled_solve_and_what_called_it(throw):
     began = time.monotonic()
 
     def interrupt(event):
@@ -232,7 +233,7 @@ def test_control_c_stops_a_compiled_solve(tmp_path):
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(om.errors.Interrupted, match="interrupted") as raised:
-        run(budget=om.Budget(steps=10**9), callbacks=[interrupt])
+        run(budget=om.Budget(steps=10**9), callbacks=[interrupt], throw=throw)
     solution = raised.value.solution
     assert isinstance(raised.value, KeyboardInterrupt)
     assert solution.result == om.Result.interrupted and 0 < solution.steps < 10**9

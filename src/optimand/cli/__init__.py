@@ -6,6 +6,7 @@ goes to standard error. JAX is imported by the commands that compute, and only w
 """
 
 import sys
+from collections.abc import Callable
 
 __all__ = ["main"]
 
@@ -17,25 +18,35 @@ def main(arguments: list[str] | None = None) -> None:
     app(args=spread(sys.argv[1:] if arguments is None else arguments), prog_name="optimand")
 
 
+def _is_assignment(word: str) -> bool:
+    name, equals, _ = word.partition("=")
+    return bool(equals) and name.replace("-", "_").isidentifier()
+
+
+# Options that take several values, with what tells one of them from an argument of its own.
+_SEVERAL: dict[str, Callable[[str], bool]] = {
+    "--set": _is_assignment,
+    "--seeds": str.isdigit,
+    "--kind": bool,  # the command that these belong to has no arguments
+    "--problem": bool,
+    "--solver": bool,
+}
+
+
 def spread(arguments: list[str]) -> list[str]:
-    """Let `--set a=1 b=2` and `--seeds 0 1 2` take several values, which the parser does not know."""
+    """Let `--set a=1 b=2`, `--seeds 0 1 2` and `--solver ipopt scipy.SLSQP` take several values, which the parser does not know."""
     out: list[str] = []
     option, taken = "", False
     for word in arguments:
         if word.startswith("-") or not option:
-            option, taken = (word, False) if word in ("--set", "--seeds") else ("", False)
+            option, taken = (word, False) if word in _SEVERAL else ("", False)
             out.append(word)
         elif not taken:
             out.append(word)
             taken = True
-        elif (option == "--seeds" and word.isdigit()) or (option == "--set" and _is_assignment(word)):
+        elif _SEVERAL[option](word):
             out += [option, word]
         else:
             option = ""
             out.append(word)
     return out
-
-
-def _is_assignment(word: str) -> bool:
-    name, equals, _ = word.partition("=")
-    return bool(equals) and name.replace("-", "_").isidentifier()

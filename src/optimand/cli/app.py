@@ -201,7 +201,7 @@ app.add_typer(bench, name="bench")
 @guarded
 def cutest(
     kinds: Annotated[
-        list[str] | None, typer.Option("--kind", help="unconstrained, bounded or constrained.", show_default=False)
+        list[str] | None, typer.Option("--kind", metavar="KIND ...", help="unconstrained, bounded or constrained.", show_default=False)
     ] = None,
     problems: Annotated[
         list[str] | None, typer.Option("--problem", metavar="NAME ...", help="Only these.", show_default=False)

@@ -335,7 +335,6 @@ _MESSAGES = {
     "nonfinite": "A value, gradient or constraint was not finite.",
     "infeasible": "No feasible point was found.",
     "diverged": "The iterates diverged, or the problem is unbounded below.",
-    "interrupted": "Interrupted.",
     "stopped": "Stopped: by the callback, or because no further progress is possible at this precision.",
 }
 

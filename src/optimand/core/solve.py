@@ -61,7 +61,8 @@ def solve(
       never interrupted.
     - `record`: how many of the last steps are kept in the history of a solve inside a transformation.
     - `throw`: raise `SolveError`, with the best finite value so far, if the solve ends without an answer. By default a
-      solve raises unless `jit` or `vmap` hide how it ended; then its `result` says, and its derivatives are NaN.
+      solve raises unless `jit` or `vmap` hide how it ended; then its `result` says, and its derivatives are NaN. Ctrl-C
+      always raises, as `Interrupted`, so that what called `solve` ends too.
 
     **Returns:** a `Solution`. Running out of budget is not an error: look at `solution.result`.
 
@@ -93,10 +94,13 @@ def solve(
     else:
         solution = EagerDriver(problem, method, unknown, key, budget, callbacks, rest).run(resume)
     solution = eqx.tree_at(lambda s: s.value, solution, eqx.combine(solution.value, rest), is_leaf=lambda x: x is None)
-    if is_tracer(solution.result.code) or throw is False or bool(np.all(solution.result.usable)):
+    if is_tracer(solution.result.code):
         return solution
-    interrupted = bool(np.any(solution.result == Result.interrupted))
-    raise (Interrupted if interrupted else SolveError)(_describe_failure(solution, method), solution)
+    if bool(np.any(solution.result == Result.interrupted)):
+        raise Interrupted(_describe_failure(solution, method), solution)
+    if throw is False or bool(np.all(solution.result.usable)):
+        return solution
+    raise SolveError(_describe_failure(solution, method), solution)
 
 
 def _check_arguments(problem, method, key, budget, adjoint, callbacks, record) -> None:

@@ -4,7 +4,7 @@ Along \(\varphi(t) = f(x + t d)\), a step is taken if it decreases enough (Armij
 
 $$\varphi(t) \le \varphi(0) + c\, t\, \varphi'(0),$$
 
-or, where rounding hides the decrease, if \(\varphi(t) \le \varphi(0) + \epsilon |\varphi(0)|\) and the slope has become
+or, where rounding may hide the decrease, if \(\varphi(t) \le \varphi(0) + \epsilon |\varphi(0)|\) and the slope has become
 small enough, \(\varphi'(t) \le (2c - 1)\varphi'(0)\) (the approximate condition of Hager and Zhang 2005, eq. 4.1). A
 refused step is shortened to the minimiser of the parabola through what is known, kept between a tenth and a half.
 
@@ -29,7 +29,10 @@ from ..core.errors import ArgumentError
 from .arguments import need_between, need_count
 from .vectors import add, dot, select
 
-__all__ = ["Backtracking", "LineSearch", "Step", "backtrack", "constant", "evaluated", "follow", "need_line_search", "stay"]
+__all__ = ["SLACK", "Backtracking", "LineSearch", "Step", "backtrack", "constant", "evaluated", "follow", "need_line_search", "rounding", "stay"]
+
+# A sum of many terms is less exact than one rounding, and a search that asks for more than the sum can tell ends too early.
+SLACK = 1e-9
 
 
 class Step(NamedTuple):
@@ -77,6 +80,7 @@ class Backtracking(LineSearch):
 
     - `decrease`: the fraction of the predicted decrease that a step must achieve.
     - `max_trials`: evaluations that a search may spend.
+    - `slack`: epsilon; at least ten times the rounding of the dtype is used.
 
     Raises `ArgumentError`, naming the argument, for a number out of its range.
 
@@ -87,16 +91,24 @@ class Backtracking(LineSearch):
 
     decrease: Any = 1e-4
     max_trials: int = eqx.field(static=True, default=20)
+    slack: Any = SLACK
 
     def __check_init__(self):
         need_between("decrease", self.decrease, 0, 0.5)
         need_count("max_trials", self.max_trials)
+        need_between("slack", self.slack, 0, 1)
 
     def search(self, problem, x, value, slope, direction, first, *, most=None) -> Step:
         first = first if most is None else jnp.minimum(first, most)
         return backtrack(
-            problem, x, value, slope, direction, first, decrease=self.decrease, max_trials=self.max_trials
-        )
+            problem, x, value, slope, direction, first,
+            decrease=self.decrease, max_trials=self.max_trials, slack=self.slack,
+        )  # fmt: skip
+
+
+def rounding(value: Array, slack: Any) -> Array:
+    """How much of a change of a value may be rounding: `slack` of it, and at least ten units in its last place."""
+    return jnp.maximum(slack, 10 * jnp.finfo(value.dtype).eps).astype(value.dtype) * jnp.abs(value)
 
 
 def need_line_search(line_search: Any) -> None:
@@ -117,11 +129,12 @@ def backtrack(
     *,
     decrease: Any = 1e-4,
     max_trials: int = 20,
+    slack: Any = SLACK,
     reference: Any = None,
 ) -> Step:
     """Shorten `first` until the step `x + length * direction` is good enough. If none is, the last one is returned.
 
-    **Arguments:** `value` and `slope` are those at `x`; `decrease` is c above. `reference` takes the place of `value` in
+    **Arguments:** `value` and `slope` are those at `x`; `decrease` is c above, `slack` epsilon. `reference` takes the place of `value` in
     the condition: a larger one makes the search nonmonotone.
 
     The length is found with everything held constant, and the point it leads to is differentiable: so a method that
@@ -130,7 +143,7 @@ def backtrack(
     fixed_problem, origin, heading = constant((problem, x, direction))
     value0, slope0, first = jax.lax.stop_gradient((value, slope, jnp.asarray(first, value.dtype)))
     reference = value0 if reference is None else jax.lax.stop_gradient(reference)
-    allowance = jnp.finfo(value.dtype).eps * jnp.abs(value0)
+    allowance = rounding(value0, slack)
 
     def trial(carry):
         length, _, _, trials, _ = carry

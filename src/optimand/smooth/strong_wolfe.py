@@ -19,7 +19,7 @@ from jaxtyping import Array
 from ..core.errors import ArgumentError
 from ..core.tracing import is_tracer
 from .arguments import need_between, need_count
-from .line_search import LineSearch, Step, follow
+from .line_search import SLACK, LineSearch, Step, follow, rounding
 
 __all__ = ["StrongWolfe"]
 
@@ -50,8 +50,9 @@ class StrongWolfe(LineSearch):
 
     - `decrease`: c1; `curvature`: c2, with 0 < c1 < c2 < 1.
     - `max_trials`: evaluations that a search may spend. The lowest point is taken when they are over.
+    - `slack`: the relative change of a value that may be rounding; at least ten times that of the dtype is used.
 
-    Where rounding hides the decrease, the approximate condition of Hager and Zhang (2005, eq. 4.1) counts as well.
+    Where rounding may hide the decrease, the approximate condition of Hager and Zhang (2005, eq. 4.1) counts as well.
     Raises `ArgumentError`, naming the argument, for a number out of its range.
 
     ```python
@@ -62,10 +63,12 @@ class StrongWolfe(LineSearch):
     decrease: Any = 1e-4
     curvature: Any = 0.9
     max_trials: int = eqx.field(static=True, default=25)
+    slack: Any = SLACK
 
     def __check_init__(self):
         need_between("decrease", self.decrease, 0, 0.5)
         need_between("curvature", self.curvature, 0, 1)
+        need_between("slack", self.slack, 0, 1)
         need_count("max_trials", self.max_trials)
         if not (is_tracer(self.decrease) or is_tracer(self.curvature)) and self.curvature <= self.decrease:
             raise ArgumentError("curvature", f"must be above `decrease`, {self.decrease!r}, not {self.curvature!r}.")
@@ -86,7 +89,7 @@ class StrongWolfe(LineSearch):
     def _advance(self, start: Point, most: Array, bracket: _Bracket, trial: Point):
         low, high, bracketed, width, slow = bracket
         finite = jnp.isfinite(trial.value) & jnp.isfinite(trial.slope)
-        allowance = jnp.finfo(start.value.dtype).eps * jnp.abs(start.value)
+        allowance = rounding(start.value, self.slack)
         armijo = trial.value <= start.value + self.decrease * trial.length * start.slope
         flat = (jnp.abs(trial.value - start.value) <= allowance) & (trial.slope <= (2 * self.decrease - 1) * start.slope)
         enough = finite & (armijo | flat)
