@@ -9,7 +9,7 @@ import scipy.optimize
 import optimand as om
 from optimand.smooth import LBFGSB, TrustRegion
 from optimand.smooth.bounded import BoundedProgram
-from optimand.smooth.lbfgsb import _cauchy, _minimise_model, _Model
+from optimand.smooth.lbfgsb import _LONG, _cauchy, _gram, _minimise_model, _Model
 from optimand.smooth.quadratic_model import factorise, minimise_in_ball, steihaug
 
 
@@ -195,3 +195,9 @@ def test_bad_input_is_named(method):
 def test_an_argument_out_of_its_range_is_named(make, name):
     with pytest.raises(om.errors.ArgumentError, match=name):
         make()
+
+
+def test_products_of_very_long_pairs_are_summed_in_blocks():
+    rows = jax.random.normal(jax.random.key(0), (4, _LONG + 3))
+    weights = (jnp.arange(rows.shape[1]) % 3).astype(rows.dtype)
+    np.testing.assert_allclose(_gram(rows, weights), (rows * weights) @ rows.T, rtol=1e-10, atol=1e-8)

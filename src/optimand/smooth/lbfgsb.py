@@ -84,7 +84,7 @@ class _Model(NamedTuple):
     def gram_of(self, free: Array) -> Array:
         """W' Z Z' W, for the entries that are free."""
         memory = self.pairs.shape[0] // 2
-        products = (self.pairs * free) @ self.pairs.T
+        products = _gram(self.pairs, free)
         ss, sy, yy = products[:memory, :memory], products[:memory, memory:], products[memory:, memory:]
         return _blocks(yy, self.theta * sy.T, self.theta * sy, self.theta**2 * ss)
 
@@ -318,6 +318,27 @@ def _model_step(program: BoundedProgram, x: Array, g: Array, step: tuple) -> Arr
     if program.lower is None or program.upper is None:
         return new
     return jnp.where(held, jnp.where(g > 0, program.lower, program.upper), new)
+
+
+_LONG, _BLOCK = 50_000, 4096  # unknowns from which on the pairs do not fit into a cache, and so many that a part of them does
+
+
+def _gram(rows: Array, weights: Array) -> Array:
+    """The products of the rows with one another, sum_i w_i r_i s_i."""
+    at_once = lambda rows, weights: (rows * weights) @ rows.T
+
+    def in_blocks(rows, weights):
+        def add(i, total):
+            cut = lambda array: jax.lax.dynamic_slice_in_dim(array, i * _BLOCK, _BLOCK, -1)
+            return total + at_once(cut(rows), cut(weights))
+
+        whole = rows.shape[1] // _BLOCK
+        rest = at_once(rows[:, whole * _BLOCK :], weights[whole * _BLOCK :])
+        return jax.lax.fori_loop(0, whole, add, rest)
+
+    if rows.shape[1] < _LONG:
+        return at_once(rows, weights)
+    return jax.lax.platform_dependent(rows, weights, cpu=in_blocks, default=at_once)
 
 
 @in_turn
