@@ -92,21 +92,23 @@ class BFGS(Method):
         g_new, _ = ravel_pytree(gradient)
         s, y = found.length.astype(g.dtype) * state.direction, g_new - g
 
-        sy, yy = s @ y, y @ y
-        useful = found.accepted & curved(sy, s, yy)
+        # All inner products from two small matrices: on few unknowns a step costs what its number of operations costs.
+        rows = jnp.stack([s, y, g_new])
+        (ss, sy, sg), (_, yy, _), (_, _, gg) = rows @ rows.T
+        images = rows[1:] @ state.inverse  # H is symmetric
+        (yhy, ghy), (_, ghg) = images @ rows[1:].T
+        useful = found.accepted & curved(sy, ss, yy)
         lost = found.accepted & ~useful  # no curvature says how far to go: twice as far as before
-        rho = jnp.where(useful, 1 / jnp.where(useful, sy, 1), 0)
         scale = jnp.where(state.warm, 1, jnp.where(useful, sy / jnp.where(useful, yy, 1), 1))
-        hy, hg = scale * (jnp.stack([y, g_new]) @ state.inverse)  # H is symmetric
-        weight = rho * (1 + rho * (y @ hy))
-        sg, hyg = s @ g_new, hy @ g_new
+        rho = jnp.where(useful, 1 / jnp.where(useful, sy, 1), 0)
+        weight = rho * (1 + rho * scale * yhy)
+        hy, hg = scale * images[0], scale * images[1]
         across = jnp.outer(s, hy)
         inverse = scale * state.inverse - rho * (across + across.T) + weight * jnp.outer(s, s)
-        direction = -(hg - rho * (s * hyg + hy * sg) + weight * s * sg)
-        slope = g_new @ direction
-        warm = found.accepted & (state.warm | useful)
-        sensible = warm & (slope < 0)
-        down, down_slope = steepest(g_new, jnp.where(lost, 2 * norm(s), 0))
+        direction = -(hg - rho * (scale * ghy * s + sg * hy) + weight * sg * s)
+        slope = -(scale * ghg - 2 * rho * scale * ghy * sg + weight * sg**2)
+        sensible = found.accepted & (state.warm | useful) & (slope < 0)
+        down, down_slope = steepest(g_new, jnp.where(lost, 2 * jnp.sqrt(ss), 0))
         direction, slope = jnp.where(sensible, direction, down), jnp.where(sensible, slope, down_slope)
         return BFGSState(
             x, value, gradient, direction, slope, jnp.where(sensible, inverse, jnp.eye(g.size, dtype=g.dtype)), sensible,

@@ -119,7 +119,7 @@ class LBFGS(Method):
         pairs = put(y, put(s, state.pairs, slot), places + slot)
         (sg, yg), (sy, yy_new) = (jnp.reshape(pairs @ vector, (2, places)) for vector in (g_new, y))  # faster than at once
         curvature, yy_last = sy[slot], yy_new[slot]
-        useful = found.accepted & curved(curvature, s, yy_last)
+        useful = found.accepted & curved(curvature, s @ s, yy_last)
         lost = found.accepted & ~useful  # no curvature says how far to go: twice as far as before
 
         place = jnp.arange(places)

@@ -43,9 +43,9 @@ def combine(coefficients: Array, stacked: PyTree) -> PyTree:
     return jtu.tree_map(lambda leaf: jnp.tensordot(coefficients.astype(leaf.dtype), leaf, axes=1), stacked)
 
 
-def curved(sy: Array, s: Array, yy: Array) -> Array:
-    """Whether a pair (s, y) of a quasi-Newton method shows curvature, s'y > 0 up to rounding."""
-    return sy > 1e-10 * jnp.sqrt(yy) * jnp.sqrt(s @ s)
+def curved(sy: Array, ss: Array, yy: Array) -> Array:
+    """Whether a pair (s, y) of a quasi-Newton method, by its inner products, shows curvature: s'y > 0 up to rounding."""
+    return sy > 1e-10 * jnp.sqrt(yy) * jnp.sqrt(ss)
 
 
 def dot(x: PyTree, y: PyTree) -> Array:
