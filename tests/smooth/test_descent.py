@@ -1,5 +1,7 @@
 """Gradient descent, BFGS and L-BFGS on problems with known answers."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +62,7 @@ def test_bfgs_keeps_the_inverse_that_its_formula_gives():
     for _ in range(steps):
         states.append(step(states[-1]))
     inverse = None
-    for old, new in zip(states, states[1:], strict=False):
+    for old, new in itertools.pairwise(states):
         s, y = new.x - old.x, new.gradient - old.gradient
         if s @ y <= 0:
             continue

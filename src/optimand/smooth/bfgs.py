@@ -94,7 +94,7 @@ class BFGS(Method):
 
         # All inner products from two small matrices: on few unknowns a step costs what its number of operations costs.
         rows = jnp.stack([s, y, g_new])
-        (ss, sy, sg), (_, yy, _), (_, _, gg) = rows @ rows.T
+        (ss, sy, sg), (_, yy, _) = rows[:2] @ rows.T
         images = rows[1:] @ state.inverse  # H is symmetric
         (yhy, ghy), (_, ghg) = images @ rows[1:].T
         useful = found.accepted & curved(sy, ss, yy)
