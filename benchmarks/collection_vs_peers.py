@@ -38,7 +38,8 @@ ASKED = 1e-6
 PAIRS = {
     "LBFGS": ("jaxopt.LBFGS", "optimistix.LBFGS"),
     "NonlinearCG": ("jaxopt.NonlinearCG", "optimistix.NonlinearCG"),
-    "TrustRegion": ("jaxopt.BFGS", "optimistix.BFGS"),  # what one would take for few unknowns
+    "BFGS": ("jaxopt.BFGS", "optimistix.BFGS"),
+    "TrustRegion": ("jaxopt.BFGS", "optimistix.BFGS"),  # another method, which `om.minimize` picks where theirs would take BFGS
     "LBFGSB": ("jaxopt.LBFGSB",),
 }
 KINDS = {"LBFGSB": "bounded"}
