@@ -22,6 +22,7 @@ from .adjoint import Adjoint, Implicit, differentiable, is_symmetric
 from .budget import Budget, Counters
 from .eager import EagerDriver
 from .errors import ArgumentError, Interrupted, PairingError, SolveError
+from .host import call_on_host
 from .loop import Run, advance, begin, finish_code, read_metrics, step_key
 from .method import Method
 from .problem import Problem
@@ -256,13 +257,11 @@ def _find_on_host(method, guess, key, budget, record, problem):
 
     config: Any = jax.config
     x64 = bool(config.jax_enable_x64)
-    dtypes = jtu.tree_map(lambda leaf: np.dtype(leaf.dtype), arrays)
 
-    def on_host(bits):
+    def run(arrays):
         with jax.enable_x64(x64):
-            arrays = jtu.tree_map(lambda leaf, dtype: jnp.asarray(_from_bits(leaf, dtype)), bits, dtypes)
             leaves = [
-                leaf if generator is None else jax.random.wrap_key_data(leaf, impl=generator)
+                jnp.asarray(leaf) if generator is None else jax.random.wrap_key_data(jnp.asarray(leaf), impl=generator)
                 for leaf, generator in zip(arrays, generators, strict=True)
             ]
             method, guess, key, problem = eqx.combine(jtu.tree_unflatten(treedef, leaves), static)
@@ -271,37 +270,12 @@ def _find_on_host(method, guess, key, budget, record, problem):
             raise KeyboardInterrupt
         rest = {"failed": ~np.asarray(solution.result.usable), "code": solution.result.code,
                 "steps": solution.steps, "counters": solution.counters}  # fmt: skip
-        results = jtu.tree_map(lambda leaf, s: np.asarray(leaf, s.dtype), (solution.value, rest), shapes)
-        return jtu.tree_map(lambda leaf, s: leaf.reshape(*leaf.shape, 1).view(s.dtype).reshape(s.shape), results, passed)
+        return solution.value, rest
 
-    passed = jax.eval_shape(lambda tree: jtu.tree_map(_to_bits, tree), shapes)
-    bits = jax.pure_callback(on_host, passed, jtu.tree_map(_to_bits, arrays), vmap_method="sequential")
-    back = lambda leaf, s: leaf if leaf.dtype == s.dtype else jax.lax.bitcast_convert_type(leaf, s.dtype)
-    value, rest = jtu.tree_map(back, bits, shapes)
+    value, rest = call_on_host(run, shapes, arrays)
     empty = {"history": jnp.zeros((0, 0)), "rows": jnp.zeros((0,), jnp.int32), "state": None, "names": None}
     return value, {**rest, **empty}
 
 
 def _is_key(leaf) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _to_bits(leaf):
-    """Eight-byte numbers as pairs of four-byte ones.
-
-    A callback may run in a thread of the runtime, where `jax.enable_x64` is not in force; JAX would round what it hands
-    over to single precision there.
-    """
-    if jnp.iscomplexobj(leaf):
-        leaf = jnp.stack([leaf.real, leaf.imag], -1)
-    return jax.lax.bitcast_convert_type(leaf, jnp.uint32) if leaf.dtype.itemsize == 8 else leaf
-
-
-def _from_bits(leaf, dtype: np.dtype) -> np.ndarray:
-    leaf = np.asarray(leaf)
-    if leaf.dtype == dtype:
-        return leaf
-    leaf = np.ascontiguousarray(leaf)  # not above: it would make a vector of a scalar
-    extra = 1 if dtype.kind != "c" else 2 if dtype.itemsize == 16 else 1
-    flat = leaf.reshape(*leaf.shape[: leaf.ndim - extra], -1)
-    return flat.view(dtype)[..., 0]
