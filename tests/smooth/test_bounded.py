@@ -9,7 +9,7 @@ import scipy.optimize
 import optimand as om
 from optimand.smooth import LBFGSB, TrustRegion
 from optimand.smooth.bounded import BoundedProgram
-from optimand.smooth.lbfgsb import _LONG, _cauchy, _gram, _minimise_model, _Model
+from optimand.smooth.lbfgsb import _LONG, _cauchy, _gram, _minimise_model, _Model, _Products
 from optimand.smooth.quadratic_model import factorise, minimise_in_ball, steihaug
 
 
@@ -105,7 +105,8 @@ def test_nan_in_the_domain_is_stepped_back_from():
 def test_the_cauchy_point_is_a_minimiser_of_the_model_on_the_projected_path_and_then_the_face_is_minimised():
     solution = om.solve(om.Minimize(quadratic), LBFGSB(memory=4), jnp.zeros(12), budget=om.Budget(steps=9))
     state = solution.state
-    model = _Model(state.pairs, state.theta, *LBFGSB(memory=4)._middle(state, state.ss, state.sy, state.yy, state.theta))
+    age = (state.slot - 1 - jnp.arange(4)) % 4
+    model = _Model.of(state.pairs, state.theta, _Products(state.ss, state.sy, state.yy), age, state.pairs_kept)
     wide = jnp.concatenate([state.pairs[4:], state.theta * state.pairs[:4]])
     hessian = state.theta * np.eye(12) - wide.T @ model.middle @ wide
     newest = (state.slot - 1) % 4
@@ -195,6 +196,20 @@ def test_bad_input_is_named(method):
 def test_an_argument_out_of_its_range_is_named(make, name):
     with pytest.raises(om.errors.ArgumentError, match=name):
         make()
+
+
+def test_units_that_are_far_apart_do_not_blur_the_model_of_lbfgsb():
+    """Two parameters whose curvatures are 1e10 apart (the exponential fit of NIST's Misra1a): it crept, and spent three thousand steps."""
+    at = jnp.array([77.6, 114.9, 141.1, 190.8, 239.9, 289.0, 332.8, 378.4, 434.8, 477.3, 536.8, 593.1, 689.1, 760.0])
+    data = jnp.array([10.07, 14.73, 17.94, 23.93, 29.61, 35.18, 40.02, 44.82, 50.76, 55.05, 61.01, 66.40, 75.47, 81.78])
+    fit = lambda b: jnp.sum((b[0] * (1 - jnp.exp(-b[1] * at)) - data) ** 2)
+    solution = om.solve(om.Minimize(fit), LBFGSB(tolerance=1e-3), jnp.array([500.0, 1e-4]))
+    assert solution.result == om.Result.converged and solution.steps <= 120
+    np.testing.assert_allclose(solution.value, [238.94212918, 5.5015643181e-4], rtol=1e-6)
+    bounded = om.Constrained(fit, bounds=(jnp.array([0.0, 0.0]), jnp.array([230.0, 1.0])))
+    value = om.solve(bounded, LBFGSB(tolerance=1e-3), jnp.array([200.0, 1e-4])).value
+    np.testing.assert_allclose(value.primal[0], 230.0)
+    assert bounded.kkt_residual(value).largest <= 1e-3
 
 
 def test_products_of_very_long_pairs_are_summed_in_blocks():

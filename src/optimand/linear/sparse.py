@@ -20,11 +20,9 @@ from jaxtyping import Array, Inexact, Int
 
 from ..core.errors import ArgumentError
 from ..core.tracing import is_tracer
+from .tags import SYMMETRIC, answer_by_tags
 
 __all__ = ["SparseOperator", "SparsePattern"]
-
-
-_SYMMETRIC = frozenset([lx.symmetric_tag, lx.positive_semidefinite_tag, lx.negative_semidefinite_tag])
 
 
 class _Lines(eqx.Module):
@@ -139,7 +137,7 @@ class SparseOperator(lx.AbstractLinearOperator):
     def __check_init__(self):
         if self.data.shape != self.pattern.rows.shape:
             raise ArgumentError("data", f"must have the shape of the pattern, {self.pattern.rows.shape}, not {self.data.shape}.")
-        if self.tags & _SYMMETRIC:
+        if self.tags & SYMMETRIC:
             self._need_symmetry()
 
     def _need_symmetry(self) -> None:
@@ -285,22 +283,8 @@ def _conj(operator: SparseOperator) -> SparseOperator:
 lx.conj.register(SparseOperator)(_conj)
 
 
-def _tagged(*wanted: object):
-    return lambda operator: bool(operator.tags & set(wanted))
-
-
-for _question, _answer in (
-    (lx.is_symmetric, _tagged(*_SYMMETRIC, lx.diagonal_tag)),
-    (lx.is_diagonal, _tagged(lx.diagonal_tag)),
-    (lx.is_tridiagonal, _tagged(lx.tridiagonal_tag, lx.diagonal_tag)),
-    (lx.has_unit_diagonal, _tagged(lx.unit_diagonal_tag)),
-    (lx.is_lower_triangular, _tagged(lx.lower_triangular_tag, lx.diagonal_tag)),
-    (lx.is_upper_triangular, _tagged(lx.upper_triangular_tag, lx.diagonal_tag)),
-    (lx.is_positive_semidefinite, _tagged(lx.positive_semidefinite_tag)),
-    (lx.is_negative_semidefinite, _tagged(lx.negative_semidefinite_tag)),
-):
-    _question.register(SparseOperator)(_answer)
-    _question.register(_Prepared)(lambda operator, answer=_answer: answer(operator.operator))
+answer_by_tags(SparseOperator, lambda operator: operator.tags)
+answer_by_tags(_Prepared, lambda prepared: prepared.operator.tags)
 lx.diagonal.register(_Prepared)(lambda operator: lx.diagonal(operator.operator))
 lx.tridiagonal.register(_Prepared)(lambda operator: lx.tridiagonal(operator.operator))
 

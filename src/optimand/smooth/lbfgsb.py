@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..core.budget import Counters
 from ..core.constrained import Constrained
-from ..core.dense import in_turn, solve
+from ..core.dense import solve
 from ..core.method import Method
 from ..core.problem import Objective
 from .arguments import need_count, need_not_negative
@@ -62,13 +62,51 @@ class LBFGSBState(eqx.Module):
     counters: Counters
 
 
+class _Products(NamedTuple):
+    """S'S, S'Y and Y'Y, of all entries or of those that are free."""
+
+    ss: Array
+    sy: Array
+    yy: Array
+
+
 class _Model(NamedTuple):
-    """B: `middle` is M, for W = [Y, theta S]; `gram` is W'W."""
+    """B, for W = [Y, theta S]. `middle` is M; it and the products are zero at the places where no pair is `there`. `newer[i, j]`: pair i is newer than j."""
 
     pairs: Array
     theta: Array
+    products: _Products
+    there: Array
+    newer: Array
     middle: Array
-    gram: Array
+
+    @staticmethod
+    def of(pairs: Array, theta: Array, products: _Products, age: Array, kept: Array) -> "_Model":
+        """That of the pairs kept, the newest of which has age zero; whatever stands in the other places has no weight."""
+        there = age < kept
+        both = there[:, None] & there
+        products = _Products(*(jnp.where(both, part, 0) for part in products))
+        model = _Model(pairs, theta, products, there, both & (age[:, None] < age[None, :]), pairs[:0])
+        weight = model.weight
+        return model._replace(middle=_balanced(model.core(), jnp.eye(weight.size, dtype=weight.dtype)) * (weight[:, None] * weight))
+
+    def core(self, free: _Products | None = None) -> Array:
+        """M^{-1} - W'ZZ'W / theta, or M^{-1} where no entry is free.
+
+        Block by block from the products: where all entries are free L - S'Y is exactly triangular and the last block exactly zero, as in the
+        formula for the inverse of B. Formed from M, both would be what rounding left of numbers that may be larger by all the figures there are.
+        """
+        none = jnp.zeros_like(self.products.ss)
+        ss, sy, yy = (none, none, none) if free is None else free
+        alone = jnp.where(self.there, 0, 1).astype(none.dtype)
+        diagonal = jnp.where(self.there, jnp.diagonal(self.products.sy), 1)
+        corner = jnp.where(self.newer, self.products.sy, 0) - sy
+        return _blocks(-jnp.diag(diagonal) - yy / self.theta, corner.T, corner, self.theta * (self.products.ss - ss) + jnp.diag(alone))
+
+    @property
+    def weight(self) -> Array:
+        """One for each entry of w that belongs to a pair."""
+        return jnp.concatenate([self.there, self.there]).astype(self.theta.dtype)
 
     def onto(self, vector: Array) -> Array:
         """W' v."""
@@ -81,17 +119,22 @@ class _Model(NamedTuple):
         memory = self.pairs.shape[0] // 2
         return jnp.concatenate([self.theta * weights[memory:], weights[:memory]]) @ self.pairs
 
-    def gram_of(self, free: Array) -> Array:
-        """W' Z Z' W, for the entries that are free."""
+    def products_of(self, free: Array) -> _Products:
+        """The products of what is free."""
         memory = self.pairs.shape[0] // 2
         products = _gram(self.pairs, free)
-        ss, sy, yy = products[:memory, :memory], products[:memory, memory:], products[memory:, memory:]
-        return _blocks(yy, self.theta * sy.T, self.theta * sy, self.theta**2 * ss)
+        both = self.there[:, None] & self.there
+        parts = products[:memory, :memory], products[:memory, memory:], products[memory:, memory:]
+        return _Products(*(jnp.where(both, part, 0) for part in parts))
 
-    def woodbury(self, gram: Array, onto: Array) -> Array:
-        """w with (Z'BZ)^{-1} r = r / theta + Z'W w, for W'Z r given: eq. 5.11."""
-        size = onto.size
-        return solve(jnp.eye(size, dtype=onto.dtype) - self.middle @ gram / self.theta, self.middle @ onto) / self.theta**2
+    def times_gram(self, free: _Products, weights: Array) -> Array:
+        """W' Z Z' W w."""
+        (first, second), theta = jnp.split(weights, 2), self.theta
+        return jnp.concatenate([free.yy @ first + theta * free.sy.T @ second, theta * (free.sy @ first + theta * free.ss @ second)])
+
+    def woodbury(self, free: _Products, onto: Array) -> Array:
+        """w with (Z'BZ)^{-1} r = r / theta + Z'W w, for W'Z r given: eq. 5.11, without M."""
+        return self.weight * _balanced(self.core(free), self.weight * onto) / self.theta**2
 
 
 class LBFGSB(Method):
@@ -149,12 +192,13 @@ class LBFGSB(Method):
         moving, _ = ravel_pytree(state.x)
         still, (x, value, g) = constant(program), constant((moving, state.value, state.gradient))
         pairs, ss, sy, yy, theta = constant((state.pairs, state.ss, state.sy, state.yy, state.theta))
-        model = _Model(pairs, theta, *self._middle(state, ss, sy, yy, theta))
+        age = (state.slot - 1 - jnp.arange(self.memory)) % self.memory
+        model = _Model.of(pairs, theta, _Products(ss, sy, yy), age, state.pairs_kept)
         if program.bounded:
-            target, free, gram = _minimise_model(still, x, g, model)
+            target, free, products = _minimise_model(still, x, g, model)
         else:
-            free, gram = jnp.ones_like(x), model.gram
-            target = x - g / theta - model.back(model.woodbury(gram, model.onto(g)))
+            free, products = jnp.ones_like(x), model.products
+            target = x - g / theta - model.back(model.woodbury(products, model.onto(g)))
         direction = target - x
         slope = g @ direction
         line = StrongWolfe() if self.line_search is None else self.line_search
@@ -189,7 +233,7 @@ class LBFGSB(Method):
         theta_new = jnp.where(useful, yy_new / jnp.where(useful, curvature, 1), jnp.where(straight, longer, theta))
 
         # What follows from x and the gradient by differentiation: with the model held constant.
-        step = (model, free, gram, still.held(new, new_g) if program.bounded else None, found.accepted)
+        step = (model, free, products, still.held(new, new_g) if program.bounded else None, found.accepted)
         new = evaluated(_model_step, (program, moving, state.gradient, step), new)
         new_value, new_g = evaluated(_value_and_gradient, (program, new), (new_value, new_g))
         return LBFGSBState(
@@ -203,21 +247,6 @@ class LBFGSB(Method):
             state.counters.add(values=found.trials, gradients=found.trials),
         )  # fmt: skip
 
-    def _middle(self, state: LBFGSBState, ss: Array, sy: Array, yy: Array, theta: Array) -> tuple[Array, Array]:
-        """M and W'W. M is zero in the rows and columns of places without a pair: whatever stands there has no weight."""
-        place = jnp.arange(self.memory)
-        age = (state.slot - 1 - place) % self.memory  # zero for the newest
-        there = age < state.pairs_kept
-        both = there[:, None] & there
-        missing = jnp.where(there, 0, 1).astype(ss.dtype)
-        older = both & (age[:, None] < age[None, :])  # row i is newer than column j
-        lower = jnp.where(older, sy, 0)
-        diagonal = jnp.where(there, jnp.diagonal(sy), 1)
-        inverse = _blocks(-jnp.diag(diagonal), lower.T, lower, theta * jnp.where(both, ss, 0) + jnp.diag(missing))
-        weight = jnp.concatenate([1 - missing, 1 - missing])
-        middle = _inverse(inverse) * (weight[:, None] * weight)
-        return middle, _blocks(yy, theta * sy.T, theta * sy, theta**2 * ss)
-
     def done(self, problem: Objective | Constrained, state: LBFGSBState):
         return status(state.residual <= self.tolerance, state.value, state.stuck)
 
@@ -229,17 +258,17 @@ class LBFGSB(Method):
         return {"value": state.value, "residual": state.residual}
 
 
-def _minimise_model(program: BoundedProgram, x: Array, g: Array, model: _Model) -> tuple[Array, Array, Array]:
-    """The projected minimiser of the model over the face of the Cauchy point; what was free, and W'ZZ'W."""
+def _minimise_model(program: BoundedProgram, x: Array, g: Array, model: _Model) -> tuple[Array, Array, _Products]:
+    """The projected minimiser of the model over the face of the Cauchy point; what was free, and the products of that."""
     breaks = program.room(x, -g)
     t, onto_d, onto_z = _cauchy(breaks, g, model)
     cauchy = program.snap(x - jnp.minimum(t, breaks) * g)  # t = 0 moves nothing, even where g is not finite
     free = jnp.where(breaks > t, 1, 0).astype(x.dtype)
-    gram = jax.lax.cond(jnp.all(breaks > t), lambda: model.gram, lambda: model.gram_of(free))
+    products = jax.lax.cond(jnp.all(breaks > t), lambda: model.products, lambda: model.products_of(free))
     # With r = -Z'(g + theta z - W M W'z) and z = -t g on the face, W'Z r needs no further pass: W'd = -W'Zg.
     weights = model.middle @ onto_z
-    onto_r = (1 - model.theta * t) * onto_d + gram @ weights
-    inner = weights / model.theta + model.woodbury(gram, onto_r)
+    onto_r = (1 - model.theta * t) * onto_d + model.times_gram(products, weights)
+    inner = weights / model.theta + model.woodbury(products, onto_r)
     d = free * ((t - 1 / model.theta) * g + model.back(inner))
 
     projected = program.project(cauchy + d)
@@ -249,7 +278,7 @@ def _minimise_model(program: BoundedProgram, x: Array, g: Array, model: _Model) 
     descends = g @ move < -1e-12 * norm(g) * norm(move)
     target = jnp.where(descends, projected, truncated)
     target = jnp.where(jnp.all(jnp.isfinite(target)) & (g @ (target - x) < 0), target, cauchy)
-    return target, free, gram
+    return target, free, products
 
 
 _PASSES = 20
@@ -303,7 +332,7 @@ def _cauchy(breaks: Array, g: Array, model: _Model) -> tuple[Array, Array, Array
         onto_z = jnp.where(exact, onto_z + (newton - t) * onto_d, onto_z)
         return _Path(following, low, high, found, onto_d, onto_z, passes + 1, exact | flat)
 
-    zero, none = jnp.zeros((), g.dtype), jnp.zeros((model.middle.shape[0],), g.dtype)
+    zero, none = jnp.zeros((), g.dtype), jnp.zeros((model.pairs.shape[0],), g.dtype)
     begin = _Path(zero, zero, zero + jnp.inf, zero, none, none, jnp.int32(0), jnp.array(False))
     end = jax.lax.while_loop(lambda path: ~path.exact & (path.passes < _PASSES), advance, begin)
     return end.found, end.onto_d, end.onto_z
@@ -311,9 +340,9 @@ def _cauchy(breaks: Array, g: Array, model: _Model) -> tuple[Array, Array, Array
 
 def _model_step(program: BoundedProgram, x: Array, g: Array, step: tuple) -> Array:
     """x - Z (Z'BZ)^{-1} Z'g, and the bounds where they hold: what is differentiated in place of the step."""
-    model, free, gram, held, accepted = step
+    model, free, products, held, accepted = step
     moved = g * free
-    moved = free * (moved / model.theta + model.back(model.woodbury(gram, model.onto(moved))))
+    moved = free * (moved / model.theta + model.back(model.woodbury(products, model.onto(moved))))
     new = x - jnp.where(accepted, moved, 0)
     if program.lower is None or program.upper is None:
         return new
@@ -341,9 +370,14 @@ def _gram(rows: Array, weights: Array) -> Array:
     return jax.lax.platform_dependent(rows, weights, cpu=in_blocks, default=at_once)
 
 
-@in_turn
-def _inverse(matrix):
-    return jnp.linalg.inv(matrix)
+def _balanced(matrix: Array, rhs: Array) -> Array:
+    """Solve a small symmetric system whose rows may differ by many orders of magnitude: balanced first (Ruiz 2001)."""
+    scale = jnp.ones_like(matrix[0])
+    for _ in range(3):
+        largest = jnp.max(jnp.abs(matrix) * scale[:, None] * scale, axis=1)
+        scale = scale / jnp.sqrt(jnp.where(largest > 0, largest, 1))
+    down = scale if rhs.ndim == 1 else scale[:, None]
+    return down * solve(matrix * scale[:, None] * scale, down * rhs)
 
 
 def _blocks(a: Array, b: Array, c: Array, d: Array) -> Array:
