@@ -2,11 +2,13 @@
 
 Which solver? A `SparseOperator` of up to some hundred thousand unknowns: `SparseLU`, which factors once. Larger, by products: `CG` for positive
 definite matrices, `MINRES` for symmetric ones, `GMRES` for others (`BiCGStab` where memory is short, `FGMRES` where the preconditioner
-changes). Each with a preconditioner, `Jacobi`, `BlockJacobi`, or any lineax operator that is close to the inverse; derivatives use its transpose.
+changes), `GCRODR` for
+sequences of them. Each with a preconditioner, `Jacobi`, `BlockJacobi`, or any lineax operator that is close to the inverse; derivatives use its transpose.
 """
 
 from .bicgstab import BiCGStab
 from .cg import CG
+from .gcrodr import GCRODR
 from .gmres import FGMRES, GMRES
 from .krylov import KrylovSolver
 from .minres import MINRES
@@ -17,6 +19,7 @@ from .sparse_lu import SparseLU
 __all__ = [
     "CG",
     "FGMRES",
+    "GCRODR",
     "GMRES",
     "MINRES",
     "BiCGStab",

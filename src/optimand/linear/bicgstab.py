@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from .krylov import KrylovSolver, Piece, System
 
@@ -36,7 +36,9 @@ class BiCGStab(KrylovSolver):
     max_steps: int | None = eqx.field(static=True, default=None)
     preconditioner: Any = None
 
-    def run(self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""]) -> Piece:
+    def run(
+        self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""], memory: PyTree
+    ) -> Piece:
         precondition = (lambda r: r) if system.precondition is None else system.precondition
         eps = jnp.finfo(residual.dtype).eps
         shadow, size = residual, left

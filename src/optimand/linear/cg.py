@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from ..core.errors import ArgumentError
 from .krylov import KrylovSolver, Piece, System
@@ -42,7 +42,9 @@ class CG(KrylovSolver):
             hint = "MINRES takes symmetric matrices, GMRES any."
             raise ArgumentError("operator", "must be tagged as positive or negative semidefinite for CG.", hint)
 
-    def run(self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""]) -> Piece:
+    def run(
+        self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""], memory: PyTree
+    ) -> Piece:
         precondition = (lambda r: r) if system.precondition is None else system.precondition
 
         def going(carry):

@@ -24,11 +24,14 @@ __all__ = ["KrylovSolver", "KrylovState", "Piece", "System"]
 
 
 class KrylovState(NamedTuple):
-    """The operator, and the operator M that is close to its inverse, or None; -1 as `sign` where the operator is tagged as negative."""
+    """The operator, and the operator M that is close to its inverse, or None; -1 as `sign` where the operator is tagged as negative; what
+    the solver remembers of other systems, and the products that it took to make that fit."""
 
     operator: lx.AbstractLinearOperator
     preconditioner: lx.AbstractLinearOperator | None
     sign: eqxi.Static
+    memory: PyTree = None
+    products: Any = 0
 
 
 class System(NamedTuple):
@@ -41,12 +44,13 @@ class System(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What a run of iterations adds to x; how many steps and products with the matrix it took; whether it broke down."""
+    """What a run of iterations adds to x; how many steps and products with the matrix it took; whether it broke down; what it remembers."""
 
     move: Inexact[Array, " n"]
     steps: Int[Array, ""]
     products: Int[Array, ""]
     broken: Bool[Array, ""]
+    memory: PyTree = None
 
 
 class _Progress(NamedTuple):
@@ -57,6 +61,7 @@ class _Progress(NamedTuple):
     products: Array
     broken: Array
     idle: Array  # runs in a row that left nearly all of the residual
+    memory: PyTree
 
 
 class KrylovSolver(lx.AbstractLinearSolver[KrylovState]):
@@ -91,8 +96,14 @@ class KrylovSolver(lx.AbstractLinearSolver[KrylovState]):
             )
 
     @abc.abstractmethod
-    def run(self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""]) -> Piece:
-        """Iterations for A d = residual, with d = 0 first: at most `steps`. `left` is the norm of the residual."""
+    def run(
+        self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""], memory: PyTree
+    ) -> Piece:
+        """Iterations for A d = residual, with d = 0 first: at most `steps`. `left` is the norm of the residual, `memory` that of the run before."""
+
+    def report(self, memory: PyTree) -> dict[str, Any]:
+        """What of the memory stands in `stats`."""
+        return {}
 
     def suits(self, operator: lx.AbstractLinearOperator) -> None:
         """Raise if the operator is not one for this solver."""
@@ -122,24 +133,26 @@ class KrylovSolver(lx.AbstractLinearSolver[KrylovState]):
             return (at.left > system.limit) & (at.steps < most) & ~at.broken & (at.idle < self.patience)
 
         def go_on(at: _Progress) -> _Progress:
-            piece = self.run(system, at.residual, at.left, most - at.steps)
+            piece = self.run(system, at.residual, at.left, most - at.steps, at.memory)
             x = at.x + piece.move
             residual = b - matvec(x)
             left = jnp.linalg.norm(residual)
             better = left < at.left  # also where it is not a number
             x, residual, left_now = (jnp.where(better, new, old) for new, old in ((x, at.x), (residual, at.residual), (left, at.left)))
             idle = jnp.where(left < 0.999 * at.left, 0, at.idle + 1)
-            return _Progress(x, residual, left_now, at.steps + piece.steps, at.products + piece.products + 1, piece.broken, idle)
+            products = at.products + piece.products + 1
+            return _Progress(x, residual, left_now, at.steps + piece.steps, products, piece.broken, idle, piece.memory)
 
         none = jnp.int32(0)
-        start, residual, products = jnp.zeros_like(b), b, none
+        start, residual, products = jnp.zeros_like(b), b, none + state.products
         if "y0" in options:
             start = jnp.where(size > 0, ravel_pytree(options["y0"])[0], start)
-            residual, products = b - matvec(start), none + 1
-        begin = _Progress(start, residual, jnp.linalg.norm(residual), none, products, jnp.array(False), none)
+            residual, products = b - matvec(start), products + 1
+        begin = _Progress(start, residual, jnp.linalg.norm(residual), none, products, jnp.array(False), none, state.memory)
         end = jax.lax.while_loop(going, go_on, begin)
         relative = end.left / jnp.where(size > 0, size, 1)
         stats = {"num_steps": end.steps, "max_steps": most, "products": end.products, "residual": relative}
+        stats |= self.report(end.memory)
         return unravel(end.x), self._result(end, system.limit, most), stats
 
     def _result(self, end: _Progress, limit: Array, most: Array) -> lx.RESULTS:
@@ -150,11 +163,11 @@ class KrylovSolver(lx.AbstractLinearSolver[KrylovState]):
 
     def transpose(self, state: KrylovState, options: dict[str, Any]):
         turned = None if state.preconditioner is None else state.preconditioner.transpose()
-        return KrylovState(state.operator.transpose(), turned, state.sign), {}
+        return state._replace(operator=state.operator.transpose(), preconditioner=turned), {}
 
     def conj(self, state: KrylovState, options: dict[str, Any]):
         turned = None if state.preconditioner is None else lx.conj(state.preconditioner)
-        return KrylovState(lx.conj(state.operator), turned, state.sign), {}
+        return state._replace(operator=lx.conj(state.operator), preconditioner=turned), {}
 
     def assume_full_rank(self) -> bool:
         return True

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from ..core.errors import ArgumentError
 from .krylov import KrylovSolver, Piece, System
@@ -66,7 +66,9 @@ class MINRES(KrylovSolver):
         if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree_util.tree_leaves(operator.in_structure())):
             raise ArgumentError("operator", "must be real for MINRES.", "GMRES takes complex matrices.")
 
-    def run(self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""]) -> Piece:
+    def run(
+        self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""], memory: PyTree
+    ) -> Piece:
         precondition = (lambda r: r) if system.precondition is None else system.precondition
         number = lambda value: jnp.asarray(value, residual.dtype)
         z = precondition(residual)

@@ -1,0 +1,165 @@
+r"""GCRO-DR: GMRES that keeps a small space from cycle to cycle, and from system to system.
+
+Of B = A M the solver holds rows \(u_i, c_i\) with \(B u_i = c_i\) and orthonormal \(c_i\). A cycle is Arnoldi's process on \((I - C^\top C) B\) from the
+residual, s steps; with \(D = \operatorname{diag}(1 / \lVert u_i \rVert)\) and \(E = C B V_s^\top\),
+
+$$B \hat V^\top = W^\top G, \qquad \hat V = \begin{bmatrix} D U \\ V_s \end{bmatrix}, \quad W = \begin{bmatrix} C \\ V_{s+1} \end{bmatrix}, \quad
+  G = \begin{bmatrix} D & E \\ 0 & \bar H \end{bmatrix},$$
+
+the move \(\hat V^\top z\) minimises \(\lVert W r - G z \rVert\), and the next U spans harmonic Ritz vectors \(\hat V^\top p\), for the k values of least
+modulus of \(G^\top G p = \theta\, G^\top W \hat V^\top p\) (Parks, de Sturler, Mackey, Johnson and Maiti 2006, section 2 and appendix). For another matrix
+C is made anew from the new B and the old U: k products, without which its answers would be wrong.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Inexact, Int
+
+from ..core.errors import ArgumentError
+from .arnoldi import Arnoldi, arnoldi
+from .krylov import KrylovSolver, KrylovState, Piece, System
+
+__all__ = ["GCRODR"]
+
+
+class Space(NamedTuple):
+    """Rows u, and the orthonormal rows c that B maps them to; rows that are not there are zero."""
+
+    vectors: Float[Array, "recycle n"]
+    images: Float[Array, "recycle n"]
+
+
+class GCRODR(KrylovSolver):
+    """GMRES with deflated restarting, whose small space can be carried from one system to the next.
+
+    For sequences of systems that change little: parameters, time steps, Newton's method. `answer.stats["space"]` is what to carry on:
+
+    ```python
+    answer = lx.linear_solve(operator, b, solver)
+    state = solver.init(changed, {"space": answer.stats["space"]})
+    lx.linear_solve(changed, b, solver, state=state)
+    ```
+
+    A space of another matrix costs `recycle` products, which are counted, to be made one of this matrix. With nothing to carry it still restarts
+    better than `GMRES`, by keeping the space of the cycle before. Where small eigenvalues of a matrix far from normal move much from one
+    system to the next, the carried space can cost more than it saves. Derivatives use the space for the transposed system where the matrix is
+    tagged as symmetric and there is no preconditioner.
+
+    **Arguments:** `rtol`, `atol`, `max_steps`, `preconditioner` as for every `KrylovSolver`; `restart`: vectors of a cycle, those of the space
+    included; `recycle`: vectors of the space.
+
+    Raises `ArgumentError`, naming the argument, for a number out of its range, a complex matrix, and a space that does not fit.
+    """
+
+    reference: ClassVar[str] = "parks2006recycling"
+    patience = 20
+
+    rtol: Any = 1e-8
+    atol: Any = 0.0
+    restart: int = eqx.field(static=True, default=30)
+    recycle: int = eqx.field(static=True, default=10)
+    max_steps: int | None = eqx.field(static=True, default=None)
+    preconditioner: Any = None
+
+    def __check_init__(self):
+        for name, least in (("restart", 2), ("recycle", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ArgumentError(name, f"must be a whole number of at least {least}, not {value!r}.")
+        if self.recycle >= self.restart:
+            raise ArgumentError("recycle", f"must be below `restart`, {self.restart}, not {self.recycle}.")
+
+    def suits(self, operator: lx.AbstractLinearOperator) -> None:
+        if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jtu.tree_leaves(operator.in_structure())):
+            raise ArgumentError("operator", "must be real for GCRODR.", "GMRES takes complex matrices.")
+
+    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> KrylovState:
+        state = super().init(operator, options)
+        structure = operator.in_structure()
+        flat, unravel = ravel_pytree(jtu.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structure))
+        shape = (self.recycle, flat.size)
+        vectors = options.get("space")
+        if vectors is None:
+            nothing = jnp.zeros(shape, flat.dtype)
+            return state._replace(memory=Space(nothing, nothing), products=jnp.int32(0))
+        if vectors.shape != shape:
+            raise ArgumentError("space", f"must be of shape {shape}, not {vectors.shape}.", 'Pass stats["space"] of a solve of this size.')
+        apply = lambda operator, v: v if operator is None else ravel_pytree(operator.mv(unravel(v)))[0]
+        images = jax.lax.map(lambda v: apply(state.operator, apply(state.preconditioner, v)), vectors)
+        there = jnp.sum(jnp.any(vectors != 0, axis=1)).astype(jnp.int32)
+        return state._replace(memory=orthonormalised(images, vectors), products=there)
+
+    def run(
+        self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""], memory: Space
+    ) -> Piece:
+        precondition = (lambda v: v) if system.precondition is None else system.precondition
+        u, c = memory
+        inside = c @ residual
+        outside = residual - inside @ c
+        room = self.restart - jnp.sum(jnp.any(c != 0, axis=1))
+        most = min(self.restart, residual.size)
+        found = arnoldi(
+            system.matvec, precondition, outside, jnp.linalg.norm(outside), system.limit, jnp.minimum(steps, room), most, space=c
+        )
+        move = (inside - found.overlaps @ found.weights) @ u + found.weights @ found.basis[:-1]
+        memory = harmonic_space(memory, found) if self.recycle else memory
+        return Piece(precondition(move), found.steps, found.steps, jnp.array(False), memory)
+
+    def report(self, memory: Space) -> dict[str, Any]:
+        return {"space": memory.vectors}
+
+    def transpose(self, state: KrylovState, options: dict[str, Any]):
+        turned, options = super().transpose(state, options)
+        if state.preconditioner is None and lx.is_symmetric(state.operator):
+            return turned, options
+        nothing = jnp.zeros_like(state.memory.vectors)
+        return turned._replace(memory=Space(nothing, nothing), products=jnp.int32(0)), options
+
+
+def orthonormalised(images: Array, vectors: Array) -> Space:
+    """The images made orthonormal, and the same done to the vectors; what depends on rows before it becomes zero."""
+
+    def one(i, rows):
+        u, c = rows
+        image, vector = images[i], vectors[i]
+        size = jnp.linalg.norm(image)
+        for _ in range(2):
+            part = c @ image
+            image, vector = image - part @ c, vector - part @ u
+        length = jnp.linalg.norm(image)
+        there = length > 1e-10 * size
+        scale = jnp.where(there, 1 / jnp.where(there, length, 1), 0)
+        return u.at[i].set(scale * vector), c.at[i].set(scale * image)
+
+    return Space(*jax.lax.fori_loop(0, len(images), one, (jnp.zeros_like(vectors), jnp.zeros_like(images))))
+
+
+def harmonic_space(space: Space, found: Arnoldi) -> Space:
+    """The harmonic Ritz vectors of least modulus in what the old space and a cycle span together."""
+    u, c = space.vectors, space.images
+    recycle, most = found.overlaps.shape
+    lengths = jnp.linalg.norm(u, axis=1)
+    d = jnp.where(lengths > 0, 1 / jnp.where(lengths > 0, lengths, 1), 0)
+    trial = jnp.concatenate([d[:, None] * u, found.basis[:-1]])
+    test = jnp.concatenate([c, found.basis])
+    g = jnp.block([[jnp.diag(d), found.overlaps], [jnp.zeros((most + 1, recycle), u.dtype), found.hessenberg]])
+    there = jnp.concatenate([d > 0, (jnp.arange(most) < found.steps) & ~found.empty])
+    q, r = jnp.linalg.qr(jnp.where(there, g, 0))
+    r = jnp.where(there[:, None] & there, r, 0) + jnp.diag(jnp.where(there, 0, 1).astype(u.dtype))
+    pencil = jax.scipy.linalg.solve_triangular(r, jnp.where(there[:, None], q.T @ (test @ trial.T), 0))
+    values, vectors = jnp.linalg.eig(jnp.where(there, pencil, 0))  # 1 / theta
+    order = jnp.argsort(-jnp.abs(values))[:recycle]
+    values, vectors = values[order], vectors[:, order].T
+    # A real basis: of a pair, which stands in a row, the real part and then the imaginary one; a pair that is cut is left out.
+    rows = jnp.where(values.imag[:, None] < 0, vectors.imag, vectors.real)
+    cut = (jnp.arange(recycle) == recycle - 1) & (values.imag > 0)
+    rows = jnp.where(cut[:, None] | (jnp.abs(values)[:, None] == 0), 0, rows).astype(u.dtype)
+    chosen = orthonormalised(rows @ g.T, rows)
+    new = Space(chosen.vectors @ trial, chosen.images @ test)
+    return jtu.tree_map(lambda new, old: jnp.where((found.steps > 0) & jnp.all(jnp.isfinite(new)), new, old), new, space)
