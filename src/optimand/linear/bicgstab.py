@@ -24,7 +24,10 @@ class BiCGStab(KrylovSolver):
     Raises `ArgumentError`, naming the argument, for a number out of its range.
 
     ```python
-    lx.linear_solve(operator, b, om.linear.BiCGStab(1e-10)).value
+    import lineax as lx
+
+    operator = lx.MatrixLinearOperator(jnp.diag(jnp.arange(1.0, 4.0)))
+    lx.linear_solve(operator, jnp.ones(3), om.linear.BiCGStab(1e-5)).value
     ```
     """
 

@@ -26,7 +26,10 @@ class CG(KrylovSolver):
     Raises `ArgumentError`, naming the argument, for a number out of its range and for an operator without such a tag.
 
     ```python
-    lx.linear_solve(operator, b, om.linear.CG(1e-10, preconditioner=om.linear.Jacobi())).value
+    import lineax as lx
+
+    operator = lx.MatrixLinearOperator(jnp.diag(jnp.arange(1.0, 4.0)), lx.positive_semidefinite_tag)
+    lx.linear_solve(operator, jnp.ones(3), om.linear.CG(1e-5, preconditioner=om.linear.Jacobi())).value
     ```
     """
 

@@ -41,6 +41,10 @@ class GCRODR(KrylovSolver):
     For sequences of systems that change little: parameters, time steps, Newton's method. `answer.stats["space"]` is what to carry on:
 
     ```python
+    import lineax as lx
+
+    solver, b = om.linear.GCRODR(1e-5, restart=5, recycle=2), jnp.ones(20)
+    operator, changed = (lx.MatrixLinearOperator(jnp.diag(jnp.arange(1.0, 21.0) + shift)) for shift in (0.0, 0.1))
     answer = lx.linear_solve(operator, b, solver)
     state = solver.init(changed, {"space": answer.stats["space"]})
     lx.linear_solve(changed, b, solver, state=state)

@@ -29,7 +29,10 @@ class GMRES(KrylovSolver):
     Raises `ArgumentError`, naming the argument, for a number out of its range.
 
     ```python
-    lx.linear_solve(operator, b, om.linear.GMRES(1e-10, preconditioner=om.linear.Jacobi())).value
+    import lineax as lx
+
+    operator = lx.MatrixLinearOperator(jnp.diag(jnp.arange(1.0, 4.0)))
+    lx.linear_solve(operator, jnp.ones(3), om.linear.GMRES(1e-5, preconditioner=om.linear.Jacobi())).value
     ```
     """
 

@@ -49,7 +49,10 @@ class MINRES(KrylovSolver):
     a number out of its range.
 
     ```python
-    lx.linear_solve(operator, b, om.linear.MINRES(1e-10)).value
+    import lineax as lx
+
+    operator = lx.MatrixLinearOperator(jnp.diag(jnp.arange(1.0, 4.0)), lx.symmetric_tag)
+    lx.linear_solve(operator, jnp.ones(3), om.linear.MINRES(1e-5)).value
     ```
     """
 

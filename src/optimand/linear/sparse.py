@@ -124,9 +124,12 @@ class SparseOperator(lx.AbstractLinearOperator):
     not symmetric.
 
     ```python
+    import lineax as lx
+    import scipy.sparse
+
     laplacian = scipy.sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(100, 100))
     operator = om.linear.SparseOperator.from_scipy(laplacian, tags=lx.positive_semidefinite_tag)
-    lx.linear_solve(operator, jnp.ones(100), lx.CG(1e-8, 1e-8)).value
+    lx.linear_solve(operator, jnp.ones(100), lx.CG(1e-4, 1e-4)).value
     ```
     """
 

@@ -90,6 +90,9 @@ class SparseLU(lx.AbstractLinearSolver[SparseLUState]):
     **Raises:** `ArgumentError` for an operator that is not a `SparseOperator` or not square, and for an ordering that is not known.
 
     ```python
+    import lineax as lx
+    import scipy.sparse
+
     operator = om.linear.SparseOperator.from_scipy(scipy.sparse.eye_array(5) * 2.0)
     lx.linear_solve(operator, jnp.ones(5), om.linear.SparseLU()).value
     ```
