@@ -22,6 +22,7 @@ from jaxtyping import Array, PyTree, UInt32
 
 from ..core.errors import ArgumentError
 from ..core.host import call_on_host
+from .preconditioners import as_sparse
 from .sparse import SparseOperator
 
 __all__ = ["SparseLU"]
@@ -111,10 +112,7 @@ class SparseLU(lx.AbstractLinearSolver[SparseLUState]):
             raise ArgumentError("refinements", f"must be a whole number, not {self.refinements!r}.")
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> SparseLUState:
-        if not isinstance(operator, SparseOperator):
-            raise ArgumentError("operator", f"must be a SparseOperator, not a {type(operator).__name__}.", "SparseOperator.from_scipy(...)")
-        if operator.shape[0] != operator.shape[1]:
-            raise ArgumentError("operator", f"must be square, not of shape {operator.shape}.")
+        operator = as_sparse(operator, "SparseLU")
         spec = self.ordering
         if spec == "auto":
             spec = "MMD_AT_PLUS_A" if lx.is_symmetric(operator) else "COLAMD"
