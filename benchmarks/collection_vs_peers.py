@@ -1,6 +1,6 @@
 """The unconstrained and bounded problems of the CUTEst collection: our methods beside the same ones of JAXopt and Optimistix, warm.
 
-    python benchmarks/collection_vs_peers.py [--most 1000] [--every 1] [--only TEXT]
+    python benchmarks/collection_vs_peers.py [--most 1000] [--every 1] [--only TEXT] [--kept FILE]
 
 Needs sif2jax and jaxopt (the extra `peers`). Bar, for every pair of methods: the median over the problems that both solve of the
 ratio of the times is at most 1.0.
@@ -9,12 +9,14 @@ ratio of the times is at most 1.0.
 solve is compiled, run once, and then timed in turns with its rivals. What a solver's own rule takes for an answer is judged as there: KKT
 residuals computed apart, at most 1e-5 relative to the scale of the gradient. Ours and JAXopt's are asked for a gradient of 1e-6. Optimistix
 stops by the length of a step and the decrease together, and gets the loosest of 1e-3, 1e-4, ..., 1e-9 with which its answer is accepted. Each has 3,000
-iterations. Of JAXopt's line searches the default counts.
+iterations. Of JAXopt's line searches the default counts. It takes an hour; with `--kept` it goes on where it was stopped.
 """
 
 import argparse
 import concurrent.futures
 import functools
+import json
+import pathlib
 import statistics
 from collections.abc import Callable
 
@@ -106,15 +108,18 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=1000, help="unknowns")
     parser.add_argument("--every", type=int, default=1, help="take one of so many problems; writes no file if more than one")
     parser.add_argument("--only", default="", help="methods whose name contains this; writes no file")
+    parser.add_argument("--kept", type=pathlib.Path, help="where to keep the rows of each problem that is done, and to take up from")
     options = parser.parse_args()
-    rows: list[dict] = []
+    lines = options.kept.read_text().splitlines() if options.kept and options.kept.exists() else []
+    done: dict[str, list[dict]] = dict(map(json.loads, lines))
     with jax.enable_x64(True):
         for kind in CONTESTS:
             cards = [card for card in catalogue.cards() if card.kind == kind]
             for card in cards[:: options.every]:
                 entry = Entry(catalogue.load(card), card.name, card.kind)
-                if entry.size > options.most:
+                if entry.size > options.most or card.name in done:
                     continue
+                rows = []
                 for mine, theirs in CONTESTS[kind]:
                     if not any(options.only in name for name in mine):
                         continue
@@ -124,9 +129,13 @@ def main() -> None:
                          "microseconds of the rival": 1e6 * times[rival], "ratio": times[name] / times[rival]}
                         for name in mine for rival in theirs if name in times and rival in times
                     ]  # fmt: skip
-                print(card.name, {f"{row['method']}/{row['rival']}": round(row["ratio"], 2) for row in rows if row["problem"] == card.name}, flush=True)
+                print(card.name, {f"{row['method']}/{row['rival']}": round(row["ratio"], 2) for row in rows}, flush=True)
+                done[card.name] = rows
+                if options.kept:
+                    with options.kept.open("a") as kept:
+                        kept.write(json.dumps([card.name, rows]) + "\n")
                 jax.clear_caches()
-    claims = []
+    claims, rows = [], [row for some in done.values() for row in some]
     for name, rival in dict.fromkeys((row["method"], row["rival"]) for row in rows):
         ratios = [row["ratio"] for row in rows if (row["method"], row["rival"]) == (name, rival)]
         claims.append((f"{name}: median over {len(ratios)} problems of its time over that of {rival}", statistics.median(ratios), 1.0))

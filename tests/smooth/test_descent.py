@@ -9,6 +9,7 @@ import pytest
 
 import optimand as om
 from optimand.smooth import BFGS, LBFGS, GradientDescent, StrongWolfe
+from optimand.smooth.pairs import CompactPairs, LoopedPairs
 
 
 @pytest.fixture(autouse=True)
@@ -36,22 +37,48 @@ def test_lbfgs_ends_on_a_quadratic_with_the_newton_direction_in_a_few_steps():
     assert solution.steps < 40
 
 
-def test_lbfgs_direction_is_that_of_the_two_loop_recursion():
-    problem = om.Minimize(rosenbrock)
-    solution = om.solve(problem, LBFGS(memory=4), jnp.full(6, 0.3), budget=om.Budget(steps=12))
-    state = solution.state
-    s, y = state.pairs.reshape(2, 5, 6)
-    oldest_first = [(state.slot + age) % 5 for age in range(1, 5)]
-    assert state.diagonal[state.slot] == 0  # the place for the next pair has no weight
-    q, pairs = state.gradient, [(s[place], y[place]) for place in oldest_first]
-    alphas = []
-    for s, y in reversed(pairs):
-        alphas.append(s @ q / (s @ y))
-        q = q - alphas[-1] * y
-    r = q * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ pairs[-1][1])
-    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
-        r = r + s * (alpha - y @ r / (s @ y))
-    np.testing.assert_allclose(state.direction, -r, rtol=1e-8)
+@pytest.mark.parametrize("kind", [CompactPairs, LoopedPairs])
+def test_pairs_multiply_by_the_inverse_that_the_last_of_them_make(kind):
+    """Against the product form of the BFGS update (Nocedal and Wright 2006, eq. 6.17), formed as a matrix."""
+    rng = np.random.default_rng(0)
+    steps = [(s, s * np.linspace(1, 5, 6) + 0.1 * rng.standard_normal(6)) for s in rng.standard_normal((9, 6))]
+    g, memory = jnp.asarray(rng.standard_normal(6)), kind.none(4, jnp.zeros(6))
+    np.testing.assert_array_equal(memory.times(g), 0)
+    for count, (s, y) in enumerate(steps, start=1):
+        memory, useful = memory.followed_by(jnp.asarray(s), jnp.asarray(y), jnp.array(True))
+        assert bool(useful)
+        memory, useful = memory.followed_by(jnp.asarray(s), jnp.asarray(-y), jnp.array(True))  # no curvature: not taken
+        assert not bool(useful)
+        last = steps[max(0, count - 4) : count]
+        inverse = np.eye(6) * (s @ y) / (y @ y)
+        for s_i, y_i in last:
+            flip = np.eye(6) - np.outer(s_i, y_i) / (s_i @ y_i)
+            inverse = flip @ inverse @ flip.T + np.outer(s_i, s_i) / (s_i @ y_i)
+        np.testing.assert_allclose(memory.times(g), inverse @ g, rtol=1e-9)
+    forgotten, _ = memory.followed_by(jnp.zeros(6), jnp.zeros(6), jnp.array(False))
+    np.testing.assert_array_equal(forgotten.times(g), 0)
+    again, useful = forgotten.followed_by(*map(jnp.asarray, steps[0]), jnp.array(True))
+    fresh, _ = kind.none(4, jnp.zeros(6)).followed_by(*map(jnp.asarray, steps[0]), jnp.array(True))
+    assert bool(useful)
+    np.testing.assert_allclose(again.times(g), fresh.times(g), rtol=1e-12)
+
+
+@pytest.mark.parametrize("unknowns", [2, 30])  # of which the pairs are kept in different forms
+def test_lbfgs_steps_along_minus_the_inverse_times_the_gradient(unknowns):
+    problem, method = om.Minimize(rosenbrock), LBFGS(memory=4)
+    step = jax.jit(lambda state: method.step(problem, state, key=None))
+    states = [method.init(problem, jnp.full(unknowns, 0.3), key=None)]
+    for _ in range(6):
+        states.append(step(states[-1]))
+    steps = [(new.x - old.x, new.gradient - old.gradient) for old, new in itertools.pairwise(states)]
+    last = [(s, y) for s, y in steps if s @ y > 0][-4:]
+    s, y = last[-1]
+    inverse = jnp.eye(unknowns) * (s @ y) / (y @ y)
+    for s, y in last:
+        flip = jnp.eye(unknowns) - jnp.outer(s, y) / (s @ y)
+        inverse = flip @ inverse @ flip.T + jnp.outer(s, s) / (s @ y)
+    direction = -inverse @ states[-1].gradient
+    np.testing.assert_allclose(states[-1].direction, direction, rtol=1e-8)
 
 
 def test_bfgs_keeps_the_inverse_that_its_formula_gives():
