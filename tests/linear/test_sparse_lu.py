@@ -11,7 +11,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 import optimand as om
-from optimand.linear import SparseLU, SparseOperator, sparse_lu
+from optimand.linear import SparseLU, SparseOperator, factors
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def double():
 def factorised():
     """How often SuperLU is called, from an empty table on."""
     with (
-        mock.patch.object(sparse_lu, "_TABLE", sparse_lu._Table(2**20)),
+        mock.patch.object(factors, "_TABLE", factors._Table(2**20)),
         mock.patch.object(scipy.sparse.linalg, "splu", wraps=scipy.sparse.linalg.splu) as calls,
     ):
         yield calls
@@ -78,7 +78,7 @@ def test_one_factorisation_serves_all_right_hand_sides_and_the_transposed_system
 
 def test_factors_that_the_table_has_dropped_are_made_again(factorised):
     solver, operators = SparseLU(), [wind().with_data(scale * wind().data) for scale in (1.0, 2.0)]
-    sparse_lu._TABLE._most_bytes = 1  # it keeps the newest
+    factors._TABLE._most_bytes = 1  # it keeps the newest
     states = [solver.init(operator, {}) for operator in operators]
     for scale, operator, state in zip((1.0, 2.0), operators, states, strict=True):
         answer = lx.linear_solve(operator, jnp.ones(30), solver, state=state).value
