@@ -8,7 +8,7 @@ import collections
 import hashlib
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import equinox.internal as eqxi
 import jax
@@ -22,11 +22,9 @@ from .sparse import SparseOperator
 __all__ = ["Entry", "Factors", "Recipe", "factorise", "on_host", "solve_by", "turned"]
 
 
-class Recipe(Protocol):
-    """How to make factors: hashable, and told from others by its `repr`."""
-
-    def __call__(self, matrix: scipy.sparse.csc_array) -> Any:
-        """Something with `solve(b, trans)`, as SciPy's SuperLU has it, and `nnz`; None for a matrix that has no factors."""
+# How to make factors of a matrix: something with `solve(b, trans)`, as SciPy's SuperLU has it, and `nnz`; None for a matrix that has none. Recipes are
+# hashable, and told from others by their `repr`.
+Recipe = Callable[[scipy.sparse.csc_array], Any]
 
 
 class Entry(NamedTuple):

@@ -111,11 +111,12 @@ class _Schwarz:
     restricted: bool
 
     def __call__(self, matrix: scipy.sparse.csc_array) -> "_Parts | None":
-        links = scipy.sparse.csr_array(((np.ones(matrix.nnz)), matrix.indices, matrix.indptr), shape=matrix.shape)
+        size = matrix.indptr.size - 1
+        links = scipy.sparse.csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
         links = links + links.T
-        parts = []
-        for own in np.array_split(np.arange(matrix.shape[0]), self.blocks):
-            inside = np.zeros(matrix.shape[0])
+        parts: list[tuple[np.ndarray, np.ndarray, Any]] = []
+        for own in np.array_split(np.arange(size), self.blocks):
+            inside = np.zeros(size)
             inside[own] = 1
             for _ in range(self.overlap):
                 inside = ((links @ inside + inside) > 0).astype(float)

@@ -284,9 +284,9 @@ def need_solver(solver: Any, kind: type = lx.AbstractLinearSolver, example: str 
 def solved_by(
     solver: lx.AbstractLinearSolver, operator: lx.AbstractLinearOperator, rhs: PyTree, guess: PyTree, state: Any = None
 ) -> lx.Solution:
-    """What lineax returns, whether the solver succeeded or not."""
-    options = {} if guess is None else {"y0": guess}
-    state = {} if state is None else {"state": state}
+    """What lineax returns, whether the solver succeeded or not. Its derivative does not depend on where the solver began."""
+    options = {} if guess is None else {"y0": jax.lax.stop_gradient(guess)}
+    state = {} if state is None else {"state": jtu.tree_map(jax.lax.stop_gradient, state)}
     return lx.linear_solve(operator, rhs, solver, options=options, throw=False, **state)
 
 

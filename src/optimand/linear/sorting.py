@@ -63,13 +63,13 @@ def spectral_order(parameters: PyTree, neighbours: int = 10) -> Int[np.ndarray, 
     count = len(points)
     if count < 3:
         return np.arange(count)
-    distances, others = scipy.spatial.cKDTree(points).query(points, k=min(neighbours, count - 1) + 1)
-    rows = np.repeat(np.arange(count), others.shape[1])
+    distances, others = map(np.asarray, scipy.spatial.KDTree(points).query(points, k=min(neighbours, count - 1) + 1))
+    rows = np.repeat(np.arange(count), len(others[0]))
     scale = np.median(distances[:, -1]) or 1.0
     weights = np.exp(-((distances / scale) ** 2)).ravel() + 1e-6  # no link is lost to rounding
     graph = scipy.sparse.coo_array((weights, (rows, others.ravel())), shape=(count, count)).tocsr()
     graph = graph + graph.T + scipy.sparse.coo_array(_chain(graph, points)).tocsr()
-    laplacian = scipy.sparse.csgraph.laplacian(graph)
+    laplacian: Any = scipy.sparse.csgraph.laplacian(graph)
     if count <= 400:
         vectors = np.linalg.eigh(laplacian.toarray())[1]
     else:
@@ -99,7 +99,7 @@ def reduced(parameters: PyTree, most: int) -> Float[np.ndarray, "count most"]:
     if len(leaves) == 1 and np.ndim(leaves[0]) > 2:
         field = np.asarray(leaves[0], float)
         axes = tuple(range(1, field.ndim))
-        waves = scipy.fft.dctn(field, axes=axes, norm="ortho")
+        waves: Any = scipy.fft.dctn(field, axes=axes, norm="ortho")
         frequency = np.add.reduce(np.meshgrid(*[np.arange(n) ** 2 for n in field.shape[1:]], indexing="ij"))
         lowest = np.argsort(frequency, axis=None, kind="stable")[:most]
         return waves.reshape(len(field), -1)[:, lowest]
@@ -145,7 +145,7 @@ def _points(parameters: Any) -> np.ndarray:
     arrays = [np.asarray(leaf) for leaf in leaves]
     if not arrays or any(not array.ndim or len(array) != len(arrays[0]) for array in arrays):
         raise ArgumentError("parameters", f"must have one leading axis, not the shapes {[array.shape for array in arrays]}.")
-    arrays = [np.concatenate([a.real, a.imag], axis=-1) if np.iscomplexobj(a) else a for a in arrays]
+    arrays = [np.stack([np.real(a), np.imag(a)], -1) if np.iscomplexobj(a) else a for a in arrays]
     points = np.concatenate([array.reshape(len(array), -1).astype(float) for array in arrays], axis=1)
     if not np.all(np.isfinite(points)):
         wrong = int(np.argmax(~np.all(np.isfinite(points), axis=1)))

@@ -200,6 +200,8 @@ class SparseOperator(lx.AbstractLinearOperator):
         return jnp.zeros(self.shape, self.data.dtype).at[self.pattern.rows, self.pattern.columns].add(self.data)
 
     def transpose(self) -> "SparseOperator":
+        if self.tags & SYMMETRIC and not jnp.iscomplexobj(self.data):
+            return self
         return SparseOperator(self.data, self.pattern.transpose(), lx.transpose_tags(self.tags))
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
@@ -223,6 +225,8 @@ class _Prepared(lx.AbstractLinearOperator):
         return self.operator.as_matrix()
 
     def transpose(self) -> "_Prepared":
+        if self.operator.tags & SYMMETRIC and not jnp.iscomplexobj(self.by_row):
+            return self
         return _Prepared(self.operator.transpose(), self.by_column, self.by_row)
 
     def in_structure(self) -> jax.ShapeDtypeStruct:

@@ -6,6 +6,16 @@ respect to them, to the state and to controls are those of the map.
 
 from .cart_pole import CartPole, CartPoleState, lqr
 from .diffusion_sorption import DiffusionSorption, DiffusionSorptionState
+from .elliptic import (
+    ConvectionDiffusion,
+    Darcy,
+    EllipticFamily,
+    Helmholtz,
+    Poisson,
+    Thermal,
+    cosine_field,
+    five_point_pattern,
+)
 from .fourier import (
     divergence,
     gaussian_field,
@@ -30,19 +40,27 @@ from .stencils import (
 __all__ = [
     "CartPole",
     "CartPoleState",
+    "ConvectionDiffusion",
+    "Darcy",
     "DiffusionSorption",
     "DiffusionSorptionState",
+    "EllipticFamily",
+    "Helmholtz",
     "NavierStokes2D",
     "NavierStokes2DState",
+    "Poisson",
     "SimulationError",
     "Simulator",
     "SoftDiscs",
     "SteadySimulator",
+    "Thermal",
     "Trajectory",
     "backward_derivative",
     "bidisperse",
+    "cosine_field",
     "divergence",
     "first_derivative",
+    "five_point_pattern",
     "gaussian_field",
     "lqr",
     "periodic_first_derivative",
