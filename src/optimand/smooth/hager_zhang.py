@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ..core.errors import ArgumentError
 from ..core.tracing import is_tracer
@@ -32,15 +32,20 @@ __all__ = ["HagerZhang"]
 EXPAND, HALVE, FIRST_SECANT, SECOND_SECANT, BISECT = range(5)
 
 
+class _End(NamedTuple):
+    """A length, and the slope there."""
+
+    length: Array
+    slope: Array
+
+
 class _Machine(NamedTuple):
-    """`a`, `b` is the interval at the start of the iteration, `lower`, `upper` the one that is being made of it."""
+    """The ends `a`, `b` of the interval at the start of the iteration, and `lower`, `upper` of the one that is being made of it: as one
+    array, (4, 2), since each number that a loop holds by itself is an operation more in every turn of it."""
 
     phase: Array
     back: Array  # the phase that U3 was called from
-    a: Point
-    b: Point
-    lower: Point
-    upper: Point
+    ends: Float[Array, "4 2"]
 
 
 class HagerZhang(LineSearch):
@@ -84,7 +89,8 @@ class HagerZhang(LineSearch):
         number = lambda a: jnp.asarray(a, value.dtype)
         most = number(jnp.inf if most is None else most)
         start = Point(number(0.0), value, slope.astype(value.dtype))
-        machine = _Machine(jnp.int32(EXPAND), jnp.int32(EXPAND), start, start, start, start)
+        ends = jnp.stack([jnp.stack([start.length, start.slope])] * 4)
+        machine = _Machine(jnp.int32(EXPAND), jnp.int32(EXPAND), ends)
         ceiling = value + jnp.maximum(self.slack, jnp.finfo(value.dtype).eps) * jnp.abs(value)
 
         def advance(machine, length, new_value, new_slope):
@@ -94,7 +100,9 @@ class HagerZhang(LineSearch):
         return follow(problem, x, value, slope, direction, first, machine, advance, self.max_trials)
 
     def _advance(self, start: Point, ceiling: Array, most: Array, machine: _Machine, trial: Point):
-        phase, back, a, b, lower, upper = machine
+        phase, back, ends = machine
+        a, b, lower, upper = (_End(*end) for end in ends)
+        here = _End(trial.length, trial.slope)
         finite = jnp.isfinite(trial.value) & jnp.isfinite(trial.slope)
         level = trial.slope >= self.curvature * start.slope
         armijo = trial.value <= start.value + self.decrease * trial.length * start.slope
@@ -108,8 +116,8 @@ class HagerZhang(LineSearch):
         down = finite & (trial.slope < 0) & (trial.value <= ceiling)  # U2, B3
         high = ~up & ~down  # U3, B2: also where nothing is finite
         inside = expanding | ((trial.length > lower.length) & (trial.length < upper.length))
-        new_upper = _choose(inside & (up | high), trial, upper)  # in U3 the trial is the new end b-bar
-        new_lower = _choose(inside & down, trial, lower)
+        new_upper = _choose(inside & (up | high), here, upper)  # in U3 the trial is the new end b-bar
+        new_lower = _choose(inside & down, here, lower)
         to_halve = inside & high
         halving_on = to_halve | (halving & down)  # U3 ends with a slope that is not negative
         grow = expanding & down
@@ -143,12 +151,13 @@ class HagerZhang(LineSearch):
         new_back = jnp.where(to_halve & ~halving, phase, back)
         new_a, new_b = _choose(fresh, new_lower, a), _choose(fresh, new_upper, b)
         new_phase, new_back = new_phase.astype(jnp.int32), new_back.astype(jnp.int32)
-        return _Machine(new_phase, new_back, new_a, new_b, new_lower, new_upper), following, accepted
+        new_ends = jnp.stack([jnp.stack(end) for end in (new_a, new_b, new_lower, new_upper)])
+        return _Machine(new_phase, new_back, new_ends), following, accepted
 
 
-def _secant(a: Point, b: Point) -> Array:
+def _secant(a: _End, b: _End) -> Array:
     return (a.length * b.slope - b.length * a.slope) / (b.slope - a.slope)
 
 
-def _choose(condition: Array, a: Point, b: Point) -> Point:
-    return Point(*(jnp.where(condition, p, q) for p, q in zip(a, b, strict=True)))
+def _choose(condition: Array, a: _End, b: _End) -> _End:
+    return _End(*(jnp.where(condition, p, q) for p, q in zip(a, b, strict=True)))

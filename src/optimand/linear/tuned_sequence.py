@@ -1,0 +1,59 @@
+"""A sequence of systems whose solver has a parameter that is learned on the way."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import PyTree
+
+from ..core.tracing import need_callable
+from .sequence import SequenceMethod, answer_of, need_solver, solved_by
+
+__all__ = ["TunedSequence"]
+
+
+class TunedSequence(SequenceMethod):
+    """Before each system a learner picks the parameter of the solver, and sees the iterations that the solve took: nothing else (Khodak et al. 2024).
+
+    **Arguments:**
+
+    - `solver`: takes a parameter, a traced number of the learner's grid, to a lineax solver: `lambda omega: CG(1e-8, preconditioner=SSOR(omega))`.
+    - `learner`: `TsallisINF`, `TsallisINFContextual` or `ChebCB`.
+    - `context`: what the learner may know before the solve: a function of the parameter of the system. `LinearSequence.parameters` may hold it.
+    - `cost`: what is to become small, a function of lineax's solution; by default its iterations, and those at the limit for a solver that failed.
+    - `warm`: start each system from the solution of the one before.
+
+    It draws random numbers: `om.solve` needs a key.
+    """
+
+    reference: ClassVar[str] = "khodak2024learning"
+    stochastic: ClassVar[bool] = True
+
+    solver: Callable
+    learner: Any
+    context: Callable | None = None
+    cost: Callable | None = None
+    warm: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        need_callable(self.solver, "solver")
+        for name in ("context", "cost"):
+            if getattr(self, name) is not None:
+                need_callable(getattr(self, name), name)
+
+    def begin(self, operator: lx.AbstractLinearOperator) -> PyTree:
+        return self.learner.init()
+
+    def solve_next(self, memory, operator, rhs, *, guess=None, parameter=None, key=None):
+        context = jnp.asarray(0.0) if self.context is None else self.context(parameter)
+        index, memory = self.learner.choose(memory, context, key)
+        chosen = jnp.asarray(self.learner.grid)[index]
+        solver = self.solver(jax.lax.stop_gradient(chosen))
+        need_solver(solver)
+        solution = solved_by(solver, operator, rhs, guess)
+        answer = answer_of(solution, chosen)
+        cost = answer.iterations.astype(chosen.dtype) if self.cost is None else self.cost(solution)
+        return answer, self.learner.learn(memory, cost)
