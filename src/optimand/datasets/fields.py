@@ -5,9 +5,10 @@ The layouts read (n samples, t times, then the axes of space):
 | file | entries |
 |---|---|
 | `.npz`, and HDF5 as PDEBench writes most of its problems | each field `(n, t, x[, y[, z]])`, or `(n, x, ...)` if it does not change in time; `x-coordinate`, ... and `t-coordinate` |
+| HDF5 as The Well has it, scalar fields only | `t0_fields`, `dimensions/x`, ..., `dimensions/time`: see `the_well` |
 | HDF5 as PDEBench writes its reaction-diffusion and sorption problems | a group for each sample, with `data` `(t, x[, y], channels)` and `grid/x`, ..., `grid/t` |
 
-Written are the layouts of the first row. A `t-coordinate` with one entry more than there are times, which some files of
+Written are the layouts of the first two rows. A group called `solver`, in which `generate_dataset` says how each sample was solved, is passed over. A `t-coordinate` with one entry more than there are times, which some files of
 PDEBench have, is taken without its last; a time axis of length one without a `t-coordinate` is dropped.
 """
 
@@ -23,11 +24,14 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import ArgumentError, MissingExtra
+from .the_well import read_the_well, write_the_well
 
-__all__ = ["FieldData", "read_fields", "write_fields"]
+__all__ = ["FieldData", "read_fields", "write_fields", "write_whole"]
 
 AXES = ("x", "y", "z")
 SUFFIXES = (".npz", ".h5", ".hdf5")
+LAYOUTS = ("pdebench", "the_well")
+SOLVER = "solver"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,19 +117,31 @@ def read_fields(path: str | os.PathLike, dimensions: int) -> FieldData:
         ) from error
 
 
-def write_fields(path: str | os.PathLike, data: FieldData) -> Path:
-    """Write samples of fields, as `read_fields` reads them: `.npz`, or the HDF5 layout of PDEBench.
+def write_fields(
+    path: str | os.PathLike, data: FieldData, *, layout: str = "pdebench", solver: Mapping[str, np.ndarray] | None = None
+) -> Path:
+    """Write samples of fields, as `read_fields` reads them: `.npz`, or HDF5.
 
-    The file is there whole or not at all. Raises `ArgumentError` for another kind of file or a name that is a coordinate's,
-    and `MissingExtra` if `h5py` is needed and not installed. Returns the path.
+    **Arguments:**
+
+    - `path`: where; the file is there whole or not at all.
+    - `layout`: of HDF5, `"pdebench"` or `"the_well"`, which is in single precision.
+    - `solver`: vectors with one number for each sample, which go into the group `solver` of HDF5.
+
+    Raises `ArgumentError` for another kind of file or layout and for a name that is a coordinate's, and `MissingExtra` if `h5py` is needed and not
+    installed. Returns the path.
     """
     path = Path(path)
     suffix = _suffix(path)
+    if layout not in LAYOUTS:
+        raise ArgumentError("layout", f"must be one of {', '.join(LAYOUTS)}, not {layout!r}.")
+    if suffix == ".npz" and (layout != "pdebench" or solver):
+        raise ArgumentError("path", f"must end in .h5 or .hdf5 for the layout of The Well and for `solver`; it is {path}.")
     entries = {f"{axis}-coordinate": x for axis, x in zip(AXES, data.grid, strict=False)}
     if data.times is not None:
         entries["t-coordinate"] = data.times
     for name, field in data.fields.items():
-        if name.endswith("-coordinate") or "/" in name:
+        if name.endswith("-coordinate") or "/" in name or name == SOLVER:
             raise ArgumentError("data", f"has a field called {name!r}; such names are for coordinates and groups.")
         entries[name] = field
     if suffix == ".npz":
@@ -138,14 +154,19 @@ def write_fields(path: str | os.PathLike, data: FieldData) -> Path:
 
         def write(file: str):
             with h5py.File(file, "w") as out:
-                for name, array in entries.items():
-                    out.create_dataset(name, data=array)
+                if layout == "the_well":
+                    write_the_well(out, path.stem, data.fields, data.grid, data.times)
+                else:
+                    for name, array in entries.items():
+                        out.create_dataset(name, data=array)
+                for name, array in (solver or {}).items():
+                    out.create_dataset(f"{SOLVER}/{name}", data=array)
 
-    _write_whole(path, write)
+    write_whole(path, write)
     return path
 
 
-def _write_whole(path: Path, write: Callable[[str], None]):
+def write_whole(path: Path, write: Callable[[str], None]):
     """Write to a temporary name in the same folder, then rename."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -180,9 +201,11 @@ def _read_hdf5(path: Path, dimensions: int) -> tuple[dict[str, np.ndarray], bool
     h5py = _h5py()
     opened: Any = h5py.File(path, "r")
     with opened as file:
-        groups = [name for name in sorted(file) if isinstance(file[name], h5py.Group)]
+        if "t0_fields" in file:
+            return read_the_well(file, dimensions), False
+        groups = [name for name in sorted(file) if isinstance(file[name], h5py.Group) and name != SOLVER]
         if not groups:
-            return {name: np.asarray(file[name]) for name in file}, False
+            return {name: np.asarray(file[name]) for name in file if name != SOLVER}, False
         samples, entries = [], {}
         for group in groups:
             names = ["data", *(f"grid/{axis}" for axis in (*AXES[:dimensions], "t"))]

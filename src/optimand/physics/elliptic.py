@@ -66,6 +66,10 @@ class EllipticFamily(eqx.Module):
     def sample(self, key: Key[Array, ""], count: int) -> Array:
         """So many parameters."""
 
+    @abc.abstractmethod
+    def inputs(self, parameter: Any) -> dict[str, Float[Array, "side side"]]:
+        """What a data set holds beside the solution: the fields that make the equation."""
+
 
 def need_side(side: Any) -> None:
     if not isinstance(side, int) or side < 2:
@@ -122,6 +126,9 @@ class Darcy(EllipticFamily):
         data = _five_point(west + east + south + north, -west, -east, -south, -north) / self.h**2
         return SparseOperator(data, self.pattern, lx.positive_semidefinite_tag), jnp.ones((self.side**2,), data.dtype)
 
+    def inputs(self, parameter: Array) -> dict[str, Float[Array, "side side"]]:
+        return {"nu": self.permeability(parameter)[1:-1, 1:-1]}
+
     def sample(self, key: Key[Array, ""], count: int) -> Array:
         if self.rough:
             return jax.vmap(lambda key: cosine_field(key, self.side + 2, deviation=0.8))(jr.split(key, count))
@@ -141,6 +148,9 @@ class Poisson(EllipticFamily):
 
     def system(self, parameter: Array) -> tuple[SparseOperator, Float[Array, " unknowns"]]:
         return _laplacian(self, parameter.dtype), parameter.ravel()
+
+    def inputs(self, parameter: Array) -> dict[str, Float[Array, "side side"]]:
+        return {"f": parameter}
 
     def sample(self, key: Key[Array, ""], count: int) -> Float[Array, "count side side"]:
         return jax.vmap(lambda key: cosine_field(key, self.side))(jr.split(key, count))
@@ -169,10 +179,17 @@ class Helmholtz(EllipticFamily):
         self.side, self.kappa0, self.pattern = side, kappa0, five_point_pattern(side)
 
     def system(self, parameter: Array) -> tuple[SparseOperator, Float[Array, " unknowns"]]:
-        kappa = self.kappa0 * (1 + 0.1 * jnp.tensordot(parameter, _waves(*self.points()), 1))
+        kappa = self.wave_number(parameter)
         link = jnp.full(kappa.shape, 1 / self.h**2, kappa.dtype)
         data = _five_point(kappa**2 - 4 * link, link, link, link, link)
         return SparseOperator(data, self.pattern, lx.symmetric_tag), jnp.ones((self.side**2,), data.dtype)
+
+    def wave_number(self, parameter: Array) -> Float[Array, "side side"]:
+        """kappa on the points inside."""
+        return self.kappa0 * (1 + 0.1 * jnp.tensordot(parameter, _waves(*self.points()), 1))
+
+    def inputs(self, parameter: Array) -> dict[str, Float[Array, "side side"]]:
+        return {"kappa": self.wave_number(parameter)}
 
     def sample(self, key: Key[Array, ""], count: int) -> Float[Array, "count 3"]:
         return jr.uniform(key, (count, 3), minval=-1.0, maxval=1.0)
@@ -201,6 +218,10 @@ class ConvectionDiffusion(EllipticFamily):
         data = _five_point(jnp.sum(jnp.stack(links), axis=0), *[-link for link in links])
         return SparseOperator(data, self.pattern), jnp.ones((self.side**2,), data.dtype)
 
+    def inputs(self, parameter: Array) -> dict[str, Float[Array, "side side"]]:
+        speed, angle = parameter
+        return {name: jnp.full((self.side, self.side), part) for name, part in (("beta_x", speed * jnp.cos(angle)), ("beta_y", speed * jnp.sin(angle)))}
+
     def sample(self, key: Key[Array, ""], count: int) -> Float[Array, "count 2"]:
         return jr.uniform(key, (count, 2)) * jnp.array([self.fastest, 2 * jnp.pi])
 
@@ -209,7 +230,7 @@ class Thermal(EllipticFamily):
     """Laplace u = 0 with given temperatures on the boundary: only the right-hand side differs.
 
     A parameter, (4, 4), has for each side (x = 0, x = 1, y = 0, y = 1) a constant and the coefficients of sin(pi s), sin(2 pi s), sin(3 pi s) along it, all
-    drawn from the standard normal distribution.
+    drawn from the standard normal distribution. As `inputs`, the points next to the boundary have the temperatures beside them, added up.
     """
 
     side: int = eqx.field(static=True)
@@ -226,6 +247,9 @@ class Thermal(EllipticFamily):
         b = jnp.zeros((self.side, self.side), parameter.dtype)
         b = b.at[0].add(west).at[-1].add(east).at[:, 0].add(south).at[:, -1].add(north)
         return _laplacian(self, parameter.dtype), b.ravel()
+
+    def inputs(self, parameter: Array) -> dict[str, Float[Array, "side side"]]:
+        return {"boundary": self.field(self.system(parameter)[1]) * self.h**2}
 
     def sample(self, key: Key[Array, ""], count: int) -> Float[Array, "count 4 4"]:
         return jr.normal(key, (count, 4, 4))
