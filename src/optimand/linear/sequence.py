@@ -203,6 +203,7 @@ class SequenceMethod(Method):
 
     problem = LinearSequence
 
+    solver: eqx.AbstractVar[Any]
     warm: eqx.AbstractVar[bool]
 
     @abc.abstractmethod
