@@ -174,7 +174,8 @@ def _measured(settings: Settings, family: Any, parameters: Any, order: np.ndarra
         solution = om.solve(sequence, solver, budget=om.Budget(steps=len(order)), throw=False)
     state = solution.state
     seconds = solution.stats["seconds"] - solution.stats["compile_seconds"]
-    return Measured(*map(np.asarray, (state.products, state.residuals, state.failed)), seconds, np.asarray(solution.value))
+    products, residuals, failed = map(np.asarray, (state.products, state.residuals, state.failed))
+    return Measured(products, residuals, failed, seconds, np.asarray(solution.value))
 
 
 def _by_scipy(settings: Settings, family: Any, parameters: Any, order: np.ndarray, kind: str, rtol: float) -> Measured:
