@@ -79,14 +79,14 @@ def _halved(n: int) -> int:
 def interpolated(u: Inexact[Array, "*coarse"], grid: tuple[int, ...]) -> Inexact[Array, "*grid"]:
     """From the coarser grid to this one: its points keep their values, those between have the mean of their neighbours, of which zero lies outside."""
     for axis, n in enumerate(grid):
-        if u.shape[axis] == n:
+        m = u.shape[axis]
+        if m == n:
             continue
-        u = jnp.moveaxis(u, axis, -1)
-        padded = jnp.pad(u, [(0, 0)] * (u.ndim - 1) + [(1, 1)])
-        between = (padded[..., :-1] + padded[..., 1:]) / 2
-        both = jnp.stack([between[..., :-1], u], -1).reshape(*u.shape[:-1], -1)
-        u = jnp.concatenate([both, between[..., -1:]], -1)[..., :n]
-        u = jnp.moveaxis(u, -1, axis)
+        along = lambda start, stop, v, axis=axis: jax.lax.slice_in_dim(v, start, stop, axis=axis)
+        padded = jnp.pad(u, [(1, 1) if i == axis else (0, 0) for i in range(u.ndim)])
+        between = (along(0, m + 1, padded) + along(1, m + 2, padded)) / 2
+        pairs = jnp.stack([between, along(1, m + 2, padded)], axis + 1)
+        u = along(0, n, pairs.reshape(*u.shape[:axis], 2 * (m + 1), *u.shape[axis + 1 :]))
     return u
 
 
@@ -95,11 +95,10 @@ def restricted(r: Inexact[Array, "*grid"]) -> Inexact[Array, "*coarse"]:
     for axis, n in enumerate(r.shape):
         if _halved(n) == n:
             continue
-        r = jnp.moveaxis(r, axis, -1)
-        padded = jnp.pad(r, [(0, 0)] * (r.ndim - 1) + [(0, 2 - n % 2)])  # an even axis lacks the point beyond its last one
         m = n // 2
-        r = padded[..., 1 : 2 * m : 2] + (padded[..., 0 : 2 * m : 2] + padded[..., 2 : 2 * m + 1 : 2]) / 2
-        r = jnp.moveaxis(r, -1, axis)
+        padded = jnp.pad(r, [(0, 1 - n % 2) if i == axis else (0, 0) for i in range(r.ndim)])  # an even axis lacks the point beyond its last one
+        at = lambda start, axis=axis, m=m, padded=padded: jax.lax.slice_in_dim(padded, start, start + 2 * m - 1, 2, axis)
+        r = at(1) + (at(0) + at(2)) / 2
     return r
 
 
