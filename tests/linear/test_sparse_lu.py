@@ -36,11 +36,13 @@ def wind(n=30):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.complex128])
-@pytest.mark.parametrize("ordering", ["auto", "MMD_AT_PLUS_A", "NATURAL"])
-def test_solutions_of_the_matrix_its_transpose_and_its_conjugate(dtype, ordering):
+@pytest.mark.parametrize("settings", [{}, {"ordering": "MMD_AT_PLUS_A"}, {"ordering": "NATURAL"}, {"library": "klu"}], ids=str)
+def test_solutions_of_the_matrix_its_transpose_and_its_conjugate(dtype, settings):
+    if "library" in settings:
+        pytest.importorskip("kvxopt")
     matrix = wind().to_scipy().astype(dtype)
     matrix = matrix + 0.3j * scipy.sparse.eye_array(30) if dtype == jnp.complex128 else matrix
-    operator, solver = SparseOperator.from_scipy(matrix), SparseLU(ordering)
+    operator, solver = SparseOperator.from_scipy(matrix), SparseLU(**settings)
     b = jnp.asarray(np.random.default_rng(0).normal(size=30), dtype)
     state = solver.init(operator, {})
     turned = {
@@ -86,6 +88,19 @@ def test_factors_that_the_table_has_dropped_are_made_again(factorised):
     assert factorised.call_count == 4
 
 
+def test_klu_says_what_is_missing_or_singular_and_serves_derivatives():
+    with mock.patch.dict("sys.modules", {"kvxopt": None}), pytest.raises(om.errors.MissingExtra, match="klu"):
+        SparseLU(library="klu")
+    pytest.importorskip("kvxopt")
+    with pytest.raises(om.errors.ArgumentError, match="ordering"):
+        SparseLU("COLAMD", library="klu")
+    singular = SparseOperator.from_entries(jnp.array([1.0, 0.0]), [0, 1], [0, 1], (2, 2))
+    assert lx.linear_solve(singular, jnp.ones(2), SparseLU(library="klu"), throw=False).result == lx.RESULTS.singular
+    loss = lambda b, solver: jnp.sum(lx.linear_solve(wind(), b, solver).value ** 2)
+    ours, theirs = (jax.jit(jax.grad(loss), static_argnums=1)(jnp.ones(30), solver) for solver in (SparseLU(library="klu"), SparseLU()))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
 @pytest.mark.parametrize("entries", [[1.0, 0.0], [1.0, jnp.nan]], ids=["singular", "nan"])
 def test_a_matrix_without_an_inverse_says_so(entries):
     operator = SparseOperator.from_entries(jnp.array(entries), [0, 1], [0, 1], (2, 2))
@@ -112,6 +127,7 @@ def test_a_method_of_the_core_solves_and_differentiates_by_it():
     [
         (lambda: SparseLU("RCM"), "ordering"),
         (lambda: SparseLU(refinements=-1), "refinements"),
+        (lambda: SparseLU(library="pardiso"), "library"),
         (lambda: SparseLU().init(lx.MatrixLinearOperator(jnp.eye(2)), {}), "operator"),
         (lambda: SparseLU().init(SparseOperator.from_entries(jnp.ones(1), [0], [0], (2, 3)), {}), "square"),
     ],

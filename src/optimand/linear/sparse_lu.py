@@ -1,6 +1,6 @@
 """LU factors of a sparse matrix: factor once, solve for many right-hand sides, and for the transpose in the derivative.
 
-The factors are SuperLU's (Demmel et al. 1999, through SciPy) and live outside of JAX: see `factors`.
+The factors are SuperLU's (Demmel et al. 1999, through SciPy), or KLU's, and live outside of JAX: see `factors`.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 
 from ..core.errors import ArgumentError
 from .factors import Entry, Factors, factorise, on_host, solve_by, turned
+from .klu import KLU, need_klu
 from .preconditioners import as_sparse
 
 __all__ = ["SparseLU", "SuperLU"]
@@ -47,13 +48,16 @@ class SparseLU(lx.AbstractLinearSolver[Factors]):
 
     - `ordering`: of the columns, by which SuperLU keeps the factors sparse: `"auto"` (`"MMD_AT_PLUS_A"` if the matrix is tagged as
       symmetric, else `"COLAMD"`), or a `permc_spec` of `scipy.sparse.linalg.splu`.
+    - `library`: `"superlu"`, or `"klu"`, which is the faster one for matrices that are nearly triangular up to an ordering, as those of circuits
+      are, and makes its own ordering; it needs the extra `klu`.
     - `refinements`: steps of iterative refinement at most; one is taken where the residual is above ten roundings.
 
     A matrix that is singular, or not finite, ends as `RESULTS.singular`. `stats` holds the relative `residual`, computed with the matrix, and
     the `fill`, entries of the factors over those of the matrix. Runs on the host: inside `jit` through a callback, under `vmap`
     one after the other.
 
-    **Raises:** `ArgumentError` for an operator that is not a `SparseOperator` or not square, and for an ordering that is not known.
+    **Raises:** `ArgumentError` for an operator that is not a `SparseOperator` or not square, for an ordering or a library that is not known, and
+    `MissingExtra` where KLU is not installed.
 
     ```python
     import lineax as lx
@@ -68,8 +72,15 @@ class SparseLU(lx.AbstractLinearSolver[Factors]):
 
     ordering: str = eqx.field(static=True, default="auto")
     refinements: int = eqx.field(static=True, default=2)
+    library: str = eqx.field(static=True, default="superlu")
 
     def __check_init__(self):
+        if self.library not in ("superlu", "klu"):
+            raise ArgumentError("library", f"must be superlu or klu, not {self.library!r}.")
+        if self.library == "klu":
+            need_klu()
+            if self.ordering != "auto":
+                raise ArgumentError("ordering", f"is {self.ordering!r}, but KLU makes its own.", 'Leave it at "auto".')
         known = ("auto", "COLAMD", "MMD_AT_PLUS_A", "MMD_ATA", "NATURAL")
         if self.ordering not in known:
             raise ArgumentError("ordering", f"must be one of {', '.join(known)}, not {self.ordering!r}.")
@@ -78,6 +89,8 @@ class SparseLU(lx.AbstractLinearSolver[Factors]):
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Factors:
         operator = as_sparse(operator, "SparseLU")
+        if self.library == "klu":
+            return factorise(operator, KLU())
         ordering = self.ordering
         if ordering == "auto":
             ordering = "MMD_AT_PLUS_A" if lx.is_symmetric(operator) else "COLAMD"
