@@ -10,13 +10,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-
-LONG = {"coming-from"}  # compiles a dozen solvers
-CASES = [
-    pytest.param(page, id=page.stem, marks=[pytest.mark.thorough] if page.stem in LONG else [])
-    for page in PAGES
-    if BLOCK.search(page.read_text())
-]
+CASES = [pytest.param(page, id=page.stem) for page in PAGES if BLOCK.search(page.read_text())]
 
 
 @pytest.mark.parametrize("page", CASES)

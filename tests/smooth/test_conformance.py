@@ -219,10 +219,10 @@ DOUBLE = {
 
 
 QUICKLY = {
-    "optax", "adam", "gradient descent, fixed step", "fixed point iteration", "fire", "linear solve", "gradient descent, searching",
-    "bfgs", "lbfgs", "anderson", "levenberg-marquardt", "gauss-newton", "newton, root", "newton, minimum", "proximal gradient",
-    "projected gradient", "mirror descent", "block coordinate descent", "optimistix, minimiser", "optimistix, root finder",
-    "scipy", "scipy, constrained",
+    "optax", "adam", "fixed point iteration", "fire", "linear solve", "gradient descent, searching",
+    "bfgs", "lbfgs", "anderson", "levenberg-marquardt", "newton, root", "newton, minimum", "proximal gradient",
+    "projected gradient", "mirror descent", "block coordinate descent", "optimistix, minimiser",
+    "scipy",
 }  # fmt: skip
 
 

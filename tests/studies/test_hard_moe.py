@@ -21,6 +21,7 @@ def run_quickly(folder, **changes):
     return found
 
 
+@pytest.mark.thorough
 def test_a_quick_run_goes_through_flows_and_scaling(tmp_path):
     found = run_quickly(tmp_path, parts=("ns", "scaling"))
     expected = {"ns/moe/error", "ns/persistence/error", "ns/moe/solve_seconds", "ns/moe/jump", "scaling/4/64/critical"}
@@ -28,6 +29,7 @@ def test_a_quick_run_goes_through_flows_and_scaling(tmp_path):
     assert len(found.tables) == 3 and len(found.figures) == 3
 
 
+@pytest.mark.thorough
 def test_a_quick_run_on_own_initial_conditions_reads_one_format_and_writes_predictions_in_another(tmp_path):
     pytest.importorskip("h5py")
     x = np.linspace(0, 1, 16)

@@ -21,6 +21,7 @@ def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
     assert {claim.name[0] for claim in claims} == {"A", "D"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", "BCEP")
 def test_the_other_parts_run_and_their_claims_are_measured(part, tmp_path):
     pytest.importorskip("sklearn")

@@ -13,7 +13,7 @@ from .show import Out
 
 __all__ = ["examine"]
 
-_OPTIONAL = {"h5py": "data", "sklearn": "data", "pytest": "test", "beartype": "test"}
+_OPTIONAL = {"h5py": "data", "kvxopt": "klu", "sklearn": "data", "pytest": "test", "beartype": "test"}
 
 
 def examine(as_json: bool) -> int:
