@@ -43,7 +43,7 @@ class StencilOperator(lx.AbstractLinearOperator):
     import lineax as lx
 
     operator = om.linear.StencilOperator.laplacian((31, 31), 1 / 32)
-    solver = om.linear.CG(1e-5, preconditioner=om.linear.Multigrid())
+    solver = om.linear.CG(1e-3, preconditioner=om.linear.Multigrid())
     lx.linear_solve(operator, jnp.ones((31, 31)), solver).stats["num_steps"]
     ```
     """
