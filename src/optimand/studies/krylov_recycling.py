@@ -261,11 +261,11 @@ def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
 
     if "helmholtz" in settings.families:
         title = "helmholtz: products, GMRES / SKR"
-        said.append(Claim.at_least(title, worst("helmholtz", "none", "GMRES", "SKR"), 8, "up to about 30", note))
+        said.append(Claim.at_least(title, worst("helmholtz", "none", "GMRES", "SKR"), 8.0, "up to about 30", note))
         failures = float(np.max(every(f"helmholtz, none, {rtol:g}: SKR failures")))
-        said.append(Claim.at_most("helmholtz: systems on which SKR fails", failures, 0, note=note))
+        said.append(Claim.at_most("helmholtz: systems on which SKR fails", failures, 0.0, note=note))
         title = "helmholtz: wall time, GMRES / SKR"
-        said.append(Claim.at_least(title, worst("helmholtz", "none", "GMRES", "SKR", "seconds"), 3, "up to 13.9", note))
+        said.append(Claim.at_least(title, worst("helmholtz", "none", "GMRES", "SKR", "seconds"), 3.0, "up to 13.9", note))
     if "darcy" in settings.families:
         said.append(Claim.at_least("darcy: products, GMRES / SKR", worst("darcy", "none", "GMRES", "SKR"), 2.5, note=note))
     for name in settings.families:
