@@ -15,6 +15,8 @@ from .fourier import (
     vorticity_from_velocity,
     wave_numbers,
 )
+from .heat import HeatCrankNicolson, HeatState, bump
+from .laplacian import LinearStep, ShiftedLaplacian, dirichlet_laplacian
 from .navier_stokes import NavierStokes2D, NavierStokes2DState, subsample, taylor_green
 from .rollout import SimulationError, Trajectory, rollout
 from .simulator import Simulator, SteadySimulator
@@ -32,8 +34,12 @@ __all__ = [
     "CartPoleState",
     "DiffusionSorption",
     "DiffusionSorptionState",
+    "HeatCrankNicolson",
+    "HeatState",
+    "LinearStep",
     "NavierStokes2D",
     "NavierStokes2DState",
+    "ShiftedLaplacian",
     "SimulationError",
     "Simulator",
     "SoftDiscs",
@@ -41,6 +47,8 @@ __all__ = [
     "Trajectory",
     "backward_derivative",
     "bidisperse",
+    "bump",
+    "dirichlet_laplacian",
     "divergence",
     "first_derivative",
     "gaussian_field",
