@@ -58,7 +58,7 @@ def optimal_omega(operator: SparseOperator) -> float:
 
 def _jacobi_radius(operator: SparseOperator) -> float:
     matrix = operator.to_scipy()
-    size = matrix.shape[0]
+    size = operator.shape[0]
     scale = scipy.sparse.diags_array(1 / np.sqrt(matrix.diagonal()))
     jacobi = (scipy.sparse.eye_array(size) - scale @ matrix @ scale).tocsr()  # similar to I - D^{-1} A
     start = np.random.default_rng(0).normal(size=size)
