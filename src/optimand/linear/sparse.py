@@ -6,6 +6,7 @@ the rows and the columns are laid out so when the operator is made, hence a tran
 themselves stand in one array in the order they were given in, with respect to which everything is differentiable.
 """
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,10 +70,27 @@ def _width(lengths: np.ndarray) -> int:
     return max(1, min(longest, 2 * total // max(1, len(lengths))))
 
 
+class Places:
+    """The rows and columns of entries, in NumPy; those that are the same are equal."""
+
+    def __init__(self, rows: np.ndarray, columns: np.ndarray):
+        self.rows, self.columns = rows, columns
+        summary = hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=32)
+        summary.update(np.ascontiguousarray(columns).data)
+        self._digest = summary.digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places) and self._digest == other._digest
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+
 class SparsePattern(eqx.Module):
     """Where the entries of a sparse matrix are: made once, and shared by all matrices that have them at the same places.
 
-    `SparsePattern.of` makes it.
+    `SparsePattern.of` makes it. Its `places` are known where its arrays are traced, so what depends on the pattern only, as the
+    order of work of a triangular solve, can be found out under `jit`; a function is compiled for each pattern.
     """
 
     rows: Int[Array, " entries"]
@@ -80,6 +98,7 @@ class SparsePattern(eqx.Module):
     by_row: _Lines
     by_column: _Lines
     shape: tuple[int, int] = eqx.field(static=True)
+    places: Places = eqx.field(static=True)
 
     @staticmethod
     def of(rows: Any, columns: Any, shape: tuple[int, int]) -> "SparsePattern":
@@ -92,11 +111,12 @@ class SparsePattern(eqx.Module):
         if at_row.ndim != 1 or at_row.shape != at_column.shape:
             raise ArgumentError("columns", f"must be a vector as long as `rows`: {at_column.shape} and {at_row.shape}.")
         by_row, by_column = _Lines.of(at_row, at_column, shape[0]), _Lines.of(at_column, at_row, shape[1])
-        return SparsePattern(jnp.asarray(at_row), jnp.asarray(at_column), by_row, by_column, shape)
+        return SparsePattern(jnp.asarray(at_row), jnp.asarray(at_column), by_row, by_column, shape, Places(at_row, at_column))
 
     def transpose(self) -> "SparsePattern":
         """That of the transposed matrix, for the same data."""
-        return SparsePattern(self.columns, self.rows, self.by_column, self.by_row, (self.shape[1], self.shape[0]))
+        places = Places(self.places.columns, self.places.rows)
+        return SparsePattern(self.columns, self.rows, self.by_column, self.by_row, (self.shape[1], self.shape[0]), places)
 
 
 def _as_data(data: Any) -> Array:

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import PyTree
 
+from ..core.errors import ArgumentError
 from ..core.tracing import need_callable
+from .learners import ParameterLearner
 from .sequence import SequenceMethod, answer_of, need_solver, solved_by
 
 __all__ = ["TunedSequence"]
@@ -26,7 +28,16 @@ class TunedSequence(SequenceMethod):
     - `cost`: what is to become small, a function of lineax's solution; by default its iterations, and those at the limit for a solver that failed.
     - `warm`: start each system from the solution of the one before.
 
-    It draws random numbers: `om.solve` needs a key.
+    It draws random numbers: `om.solve` needs a key. Raises `ArgumentError`, naming the argument, for one that is none of these.
+
+    ```python
+    stream = om.physics.ShiftedLaplacian(jax.random.key(0), 6, lowest=0.1)
+    sequence = om.linear.LinearSequence(lambda step: stream.system(step)[:2], jnp.arange(8))
+    learner = om.linear.ChebCB(jnp.linspace(1.0, 1.9, 5), stream.context_bounds)
+    solver = lambda omega: om.linear.CG(1e-4, preconditioner=om.linear.SSOR(omega))
+    method = om.linear.TunedSequence(solver, learner, context=lambda step: stream.system(step)[2])
+    om.solve(sequence, method, key=jax.random.key(1)).state.chosen
+    ```
     """
 
     reference: ClassVar[str] = "khodak2024learning"
@@ -40,6 +51,8 @@ class TunedSequence(SequenceMethod):
 
     def __check_init__(self):
         need_callable(self.solver, "solver")
+        if not isinstance(self.learner, ParameterLearner):
+            raise ArgumentError("learner", f"must be a ParameterLearner, not {type(self.learner).__name__}.", "TsallisINF(grid)")
         for name in ("context", "cost"):
             if getattr(self, name) is not None:
                 need_callable(getattr(self, name), name)

@@ -25,6 +25,8 @@ from .fourier import (
     vorticity_from_velocity,
     wave_numbers,
 )
+from .heat import HeatCrankNicolson, HeatState, bump
+from .laplacian import LinearStep, ShiftedLaplacian, dirichlet_laplacian
 from .navier_stokes import NavierStokes2D, NavierStokes2DState, subsample, taylor_green
 from .rollout import SimulationError, Trajectory, rollout
 from .simulator import Simulator, SteadySimulator
@@ -45,10 +47,14 @@ __all__ = [
     "DiffusionSorption",
     "DiffusionSorptionState",
     "EllipticFamily",
+    "HeatCrankNicolson",
+    "HeatState",
     "Helmholtz",
+    "LinearStep",
     "NavierStokes2D",
     "NavierStokes2DState",
     "Poisson",
+    "ShiftedLaplacian",
     "SimulationError",
     "Simulator",
     "SoftDiscs",
@@ -57,7 +63,9 @@ __all__ = [
     "Trajectory",
     "backward_derivative",
     "bidisperse",
+    "bump",
     "cosine_field",
+    "dirichlet_laplacian",
     "divergence",
     "first_derivative",
     "five_point_pattern",
