@@ -89,7 +89,8 @@ class CostMatrix(Cost):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.entries.shape
+        n, m = self.entries.shape
+        return n, m
 
     @property
     def dtype(self) -> Any:

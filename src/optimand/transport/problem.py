@@ -309,7 +309,7 @@ def _cost_of(geometry: Any) -> Cost:
     scaled = getattr(geometry, "inv_scale_cost", 1.0)
     plain = not is_tracer(scaled) and float(scaled) == 1.0
     if all(hasattr(geometry, name) for name in ("x", "y", "cost_fn")) and plain:
-        names = {"SqEuclidean": "sqeuclidean", "Euclidean": "euclidean"}
+        names: dict[str, Any] = {"SqEuclidean": "sqeuclidean", "Euclidean": "euclidean"}
         return PointCloud(geometry.x, geometry.y, names.get(type(geometry.cost_fn).__name__, geometry.cost_fn))
     return CostMatrix(geometry.cost_matrix if hasattr(geometry, "cost_matrix") else geometry)
 
