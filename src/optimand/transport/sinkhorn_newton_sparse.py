@@ -12,8 +12,8 @@ Where this departs from the paper: one of the two potentials is eliminated from 
 conjugate gradients that end at their limit give a direction of ascent all the same, and it is used if D rises as much as by a sweep; a step moves
 no potential by more than a hundred epsilon; after K has been doubled twice, all entries are kept.
 
-Where the plan falls into parts between which less than 1e-11 of the mass passes, as with an epsilon far below what decides the assignment, the
-error may stop falling before machine precision, and the solve ends as `stopped`: a larger epsilon first, whose potentials are the next guess, helps.
+Where the plan falls into parts between which hardly any mass passes, as with an epsilon far below the differences of cost that decide an assignment,
+the error may stop falling before machine precision, and the solve ends as `stopped`.
 """
 
 import functools
