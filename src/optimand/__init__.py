@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-ROOMS = ("compat", "core", "datasets", "informed", "linear", "nn", "operators", "physics", "smooth")
+ROOMS = ("compat", "core", "datasets", "informed", "linear", "nn", "operators", "physics", "smooth", "transport")
 _GUESTS = {"advise": "smooth", "minimize": "compat"}  # names of a room that are also at the top
 
 if TYPE_CHECKING:
-    from . import compat, core, datasets, informed, linear, nn, operators, physics, smooth  # noqa: F401
+    from . import compat, core, datasets, informed, linear, nn, operators, physics, smooth, transport  # noqa: F401
     from .compat import minimize  # noqa: F401
     from .core import *  # noqa: F403
     from .smooth import advise  # noqa: F401

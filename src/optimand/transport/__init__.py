@@ -1,0 +1,29 @@
+"""Optimal transport with entropy: a `Coupling` of two sets of weighted points, its potentials, and its plan.
+
+The cost is a matrix, a `PointCloud` or a `Grid`; the last two are evaluated as needed when they are large. Which method? `Sinkhorn` for a strong
+penalty and moderate accuracy, `SinkhornNewtonSparse` for a weak one or for high accuracy, `SinkhornNewton` where its plans are not sparse or do not
+fit into memory. Derivatives follow from the marginal conditions, whatever the method was, and those of the regularised value from the potentials
+alone: `Coupling.envelope`.
+"""
+
+from .costs import Cost, CostMatrix, Grid, PointCloud
+from .problem import Coupling, Potentials, lyapunov_potential
+from .rounding import rounded, sparsify_coupling
+from .sinkhorn import Sinkhorn
+from .sinkhorn_newton import SinkhornNewton
+from .sinkhorn_newton_sparse import SinkhornNewtonSparse
+
+__all__ = [
+    "Cost",
+    "CostMatrix",
+    "Coupling",
+    "Grid",
+    "PointCloud",
+    "Potentials",
+    "Sinkhorn",
+    "SinkhornNewton",
+    "SinkhornNewtonSparse",
+    "lyapunov_potential",
+    "rounded",
+    "sparsify_coupling",
+]
