@@ -131,7 +131,13 @@ def diagonal_sequence(theta):
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("method", [SolveEach(CG(1e-8)), RecycledSequence(GCRODR(1e-8, restart=3, recycle=1))], ids=["each", "recycled"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(SolveEach(CG(1e-8)), id="each", marks=pytest.mark.thorough),
+        pytest.param(RecycledSequence(GCRODR(1e-8, restart=3, recycle=1)), id="recycled"),
+    ],
+)
 def test_methods_conform(check, method):
     theta = jnp.array([0.5, -0.25, 1.0])
     check(Case(method, diagonal_sequence, theta, jnp.zeros((3, 3)), steps=3, tolerance=1e-5))
