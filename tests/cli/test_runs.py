@@ -140,6 +140,12 @@ def test_the_results_page_holds_claims_dates_machine_and_benchmarks(optimand, ve
     kept = page.read_text()
     assert code == 0 and "### Another study\n\nOf another day.\n" in kept
     assert [kept.count(f"### {title}\n") for title in ("Two step sizes on a quadratic", "Overhead of solve")] == [1, 1]
+    (tmp_path / "results" / "overhead.json").write_text(json.dumps(benchmark | {"title": "Overhead, again"}))
+    code, _, _ = optimand("report", "--markdown", page, "--benchmarks", tmp_path / "results")  # benchmarks alone
+    again = page.read_text()
+    assert code == 0 and "### Two step sizes on a quadratic\n" in again and "### Overhead, again\n" in again
+    code, _, err = optimand("report")
+    assert code == 2 and "RUN" in err
 
 
 def test_a_report_is_written_anew_and_a_folder_that_is_no_run_is_refused(optimand, verified, tmp_path):

@@ -141,7 +141,9 @@ def verify(
 @app.command()
 @guarded
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Folders of runs, or of `verify`.")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN ...", help="Folders of runs, or of `verify`.", show_default=False)
+    ] = None,
     markdown: Annotated[
         Path | None, typer.Option(help="Write a page of results from all of them here.", show_default=False)
     ] = None,
@@ -151,11 +153,12 @@ def report(
 ) -> None:
     """Write the report of a run anew.
 
-    With --markdown, a page of results from all the runs given, as docs/results.md; other studies that it has already stay.
+    With --markdown, a page of results from all the runs given, as docs/results.md; other studies that it has already stay, so without a run only benchmarks are
+    read anew.
     """
     from .running import write_reports
 
-    write_reports(runs, markdown, benchmarks)
+    write_reports(runs or [], markdown, benchmarks)
 
 
 @app.command()

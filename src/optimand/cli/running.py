@@ -119,6 +119,7 @@ def verify_all(
 
 def write_reports(runs: Sequence[Path], markdown: Path | None, benchmarks: Path) -> None:
     """`optimand report`."""
+    from optimand.core.errors import ArgumentError
     from optimand.report import html
     from optimand.report import markdown as pages
 
@@ -129,6 +130,8 @@ def write_reports(runs: Sequence[Path], markdown: Path | None, benchmarks: Path)
         record.write_whole(markdown, page)
         print(markdown)
         return
+    if not runs:
+        raise ArgumentError("RUN", "is missing: the folder of a run.", "Only a page of results (--markdown) can do without.")
     for folder in runs:
         run = record.read_run(folder)
         status = "" if run["metrics"] else "This run has not ended."
