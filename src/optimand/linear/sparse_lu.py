@@ -49,7 +49,7 @@ class SparseLU(lx.AbstractLinearSolver[Factors]):
     - `ordering`: of the columns, by which SuperLU keeps the factors sparse: `"auto"` (`"MMD_AT_PLUS_A"` if the matrix is tagged as
       symmetric, else `"COLAMD"`), or a `permc_spec` of `scipy.sparse.linalg.splu`.
     - `library`: `"superlu"`, or `"klu"`, which is the faster one for matrices that are nearly triangular up to an ordering, as those of circuits
-      are, and makes its own ordering; it needs the extra `klu`.
+      are, and makes its own ordering; it needs the extra `klu`, that is kvxopt, which is under the GNU General Public License.
     - `refinements`: steps of iterative refinement at most; one is taken where the residual is above ten roundings.
 
     A matrix that is singular, or not finite, ends as `RESULTS.singular`. `stats` holds the relative `residual`, computed with the matrix, and
