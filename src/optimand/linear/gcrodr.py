@@ -52,7 +52,7 @@ class GCRODR(KrylovSolver):
 
     A space of another matrix costs `recycle` products, which are counted, to be made one of this matrix. With nothing to carry it still restarts
     better than `GMRES`, by keeping the space of the cycle before. Where small eigenvalues of a matrix far from normal move much from one
-    system to the next, the carried space can cost more than it saves. Derivatives use the space for the transposed system where the matrix is
+    system to the next, or more of them lie on both sides of zero than the space holds, the carried space can cost more than it saves. Derivatives use the space for the transposed system where the matrix is
     tagged as symmetric and there is no preconditioner.
 
     **Arguments:** `rtol`, `atol`, `max_steps`, `preconditioner` as for every `KrylovSolver`; `restart`: vectors of a cycle, those of the space
