@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..core.errors import ArgumentError
-from ..linear import SparseOperator, SparsePattern
+from ..linear import SparseOperator
+from .elliptic import five_point_pattern
 
 __all__ = ["LinearStep", "ShiftedLaplacian", "dirichlet_laplacian"]
 
@@ -40,13 +41,8 @@ def dirichlet_laplacian(side: int) -> SparseOperator:
     """
     if not isinstance(side, int) or side < 1:
         raise ArgumentError("side", f"must be a whole number above zero, not {side!r}.")
-    number = np.arange(side * side).reshape(side, side)
-    first = np.concatenate([number[:-1].ravel(), number[:, :-1].ravel()])
-    second = np.concatenate([number[1:].ravel(), number[:, 1:].ravel()])
-    rows, columns = np.concatenate([number.ravel(), first, second]), np.concatenate([number.ravel(), second, first])
-    order = np.lexsort((columns, rows))
-    data = np.where(rows == columns, 4.0, -1.0)[order]
-    pattern = SparsePattern.of(rows[order], columns[order], (side * side, side * side))
+    pattern = five_point_pattern(side)
+    data = np.where(pattern.places.rows == pattern.places.columns, 4.0, -1.0)
     return SparseOperator(jnp.asarray(data, jnp.result_type(float)), pattern, lx.positive_semidefinite_tag)
 
 
