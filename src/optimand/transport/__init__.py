@@ -7,11 +7,14 @@ alone: `Coupling.envelope`.
 """
 
 from .costs import Cost, CostMatrix, Grid, PointCloud
-from .problem import Coupling, Potentials, lyapunov_potential
+from .dual_transport import Potentials
+from .problem import Coupling, lyapunov_potential
 from .rounding import rounded, sparsify_coupling
 from .sinkhorn import Sinkhorn
 from .sinkhorn_newton import SinkhornNewton
 from .sinkhorn_newton_sparse import SinkhornNewtonSparse
+from .unbalanced_coupling import UnbalancedCoupling
+from .unbalanced_sinkhorn import UnbalancedSinkhorn
 
 __all__ = [
     "Cost",
@@ -23,6 +26,8 @@ __all__ = [
     "Sinkhorn",
     "SinkhornNewton",
     "SinkhornNewtonSparse",
+    "UnbalancedCoupling",
+    "UnbalancedSinkhorn",
     "lyapunov_potential",
     "rounded",
     "sparsify_coupling",
