@@ -6,8 +6,11 @@ fit into memory. Derivatives follow from the marginal conditions, whatever the m
 alone: `Coupling.envelope`.
 """
 
+from .barycentre import Barycentre, BarycentrePotentials
+from .bregman_projections import BregmanProjections
 from .costs import Cost, CostMatrix, Grid, PointCloud
 from .dual_transport import Potentials
+from .free_support import barycentric_projection, free_support_barycentre
 from .problem import Coupling, lyapunov_potential
 from .rounding import rounded, sparsify_coupling
 from .sinkhorn import Sinkhorn
@@ -17,6 +20,9 @@ from .unbalanced_coupling import UnbalancedCoupling
 from .unbalanced_sinkhorn import UnbalancedSinkhorn
 
 __all__ = [
+    "Barycentre",
+    "BarycentrePotentials",
+    "BregmanProjections",
     "Cost",
     "CostMatrix",
     "Coupling",
@@ -28,6 +34,8 @@ __all__ = [
     "SinkhornNewtonSparse",
     "UnbalancedCoupling",
     "UnbalancedSinkhorn",
+    "barycentric_projection",
+    "free_support_barycentre",
     "lyapunov_potential",
     "rounded",
     "sparsify_coupling",
