@@ -14,10 +14,12 @@ from .free_support import barycentric_projection, free_support_barycentre
 from .problem import Coupling, lyapunov_potential
 from .rounding import rounded, sparsify_coupling
 from .sinkhorn import Sinkhorn
+from .sinkhorn_divergence import sinkhorn_divergence
 from .sinkhorn_newton import SinkhornNewton
 from .sinkhorn_newton_sparse import SinkhornNewtonSparse
 from .unbalanced_coupling import UnbalancedCoupling
 from .unbalanced_sinkhorn import UnbalancedSinkhorn
+from .wasserstein import TransportBounds, transport_bounds, wasserstein
 
 __all__ = [
     "Barycentre",
@@ -32,11 +34,15 @@ __all__ = [
     "Sinkhorn",
     "SinkhornNewton",
     "SinkhornNewtonSparse",
+    "TransportBounds",
     "UnbalancedCoupling",
     "UnbalancedSinkhorn",
     "barycentric_projection",
     "free_support_barycentre",
     "lyapunov_potential",
     "rounded",
+    "sinkhorn_divergence",
     "sparsify_coupling",
+    "transport_bounds",
+    "wasserstein",
 ]
