@@ -174,7 +174,7 @@ def _krylov(adjoint, symmetric: bool, start, own, matvec, rhs, *, transposed):
     iterate = conjugate_gradients if symmetric else bicgstab
     few = steps if own is None else min(steps, _FEW)
     solution, missed = iterate(matvec, rhs, start, adjoint.preconditioner, rtol, few)
-    if few < steps:
+    if own is not None and few < steps:
         again = lambda u: iterate(matvec, rhs, u, own(), rtol, steps - few)
         unsolved = missed > rtol * norm(rhs)
         solution, missed = jax.lax.cond(unsolved, again, lambda u: (u, missed), solution)

@@ -33,7 +33,7 @@ def thinned_inverse(
     density: Any = 15,
 ) -> Callable[[Potentials], Potentials]:
     """The map from b to about M^{-1} b, where S holds the `density` * max(n, m) largest entries; r, c and kappa are `rows`, `columns` and `stiffness`."""
-    kept = jax.lax.stop_gradient(sparsify_coupling(plan, density))
+    kept: Any = jax.lax.stop_gradient(sparsify_coupling(plan, density))
     rows, columns, epsilon, stiffness = jax.lax.stop_gradient((rows, columns, epsilon, stiffness))
     n, m = plan.shape
 
