@@ -93,8 +93,10 @@ class Coupling(DualTransport):
         """The coupling of a geometry or a linear problem of OTT (anything with their attributes), or of a cost matrix as POT takes it.
 
         Weights of length zero are equal weights, as in POT; `epsilon` is by default that of the geometry. Raises `ArgumentError` for a
-        source that is neither.
+        source that is neither, and for a problem of OTT whose marginals are penalised.
         """
+        if any(not is_tracer(tau) and float(tau) != 1 for tau in (getattr(source, "tau_a", 1), getattr(source, "tau_b", 1))):
+            raise ArgumentError("source", "has penalised marginals.", "`UnbalancedCoupling` takes tau = epsilon tau_a / (1 - tau_a).")
         geometry = getattr(source, "geom", source)
         weights = [getattr(source, name, None) if given is None else given for name, given in (("a", a), ("b", b))]
         a, b = (None if given is None or len(given) == 0 else given for given in weights)

@@ -12,6 +12,9 @@ with P as in `Coupling`, and its gradient is what the marginals of P lack of tho
 \(a e^{-f / \tau_a} - P 1\) and \(b e^{-g / \tau_b} - P^\top 1\). The terms of the first two sums are a f and b g where \(\tau\) is
 infinite.
 
+POT's `unbalanced.sinkhorn_unbalanced` with `reg_type="kl"` is this problem, with `reg_m` for tau. OTT has the plain entropy, which is that of the
+costs \(C_{ij} + \varepsilon \log (a_i b_j)\) here, and \(\tau / (\tau + \varepsilon)\) for `tau_a`, `tau_b`.
+
 At the solution both marginals have the same sum, the mass m of the plan, and the value is
 \(\tau_a (|a| - m) + \tau_b (|b| - m) + \varepsilon (|a| |b| - m)\), with |a| the sum of a.
 """
