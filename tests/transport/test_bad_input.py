@@ -80,7 +80,7 @@ def test_derivatives_of_parts_that_do_not_touch_are_right_and_what_is_undetermin
 
 def test_parts_of_unequal_mass_are_refused():
     cost = np.where(scipy.linalg.block_diag(np.ones((2, 2)), np.ones((2, 2))) > 0, 1.0, np.inf)
-    with pytest.raises(om.errors.ArgumentError, match="`cost` forbids too much: at most 0.8"):
+    with pytest.raises(om.errors.ArgumentError, match=r"`cost` forbids too much: at most 0\.8"):
         Coupling(cost, np.array([0.3, 0.3, 0.2, 0.2]), np.array([0.2, 0.2, 0.3, 0.3]), epsilon=0.1)
 
 
@@ -88,7 +88,7 @@ def test_an_epsilon_that_single_precision_cannot_resolve_is_refused_for_every_co
     x = np.random.default_rng(3).normal(size=(6, 2)).astype(np.float32) + 100
     far = np.concatenate([x, x + 1000])
     for cost in (PointCloud(far), PointCloud(far, dense_below=0), Grid([far[:, 0]]), PointCloud(far).matrix()):
-        with pytest.raises(om.errors.ArgumentError, match="`epsilon` = 0.1 is less than float32 resolves of costs up to"):
+        with pytest.raises(om.errors.ArgumentError, match=r"`epsilon` = 0\.1 is less than float32 resolves of costs up to"):
             Coupling(cost, epsilon=0.1)
     Coupling(PointCloud(far.astype(float)), epsilon=0.1)
     Coupling(PointCloud(far, cost="euclidean"), epsilon=0.1)

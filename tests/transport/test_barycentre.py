@@ -170,7 +170,7 @@ def slopes(within):
     return jax.jit(jax.jacrev(lambda parts: quantities(parts, within)))(given())
 
 
-@pytest.mark.parametrize("within", [False, True], ids=["blurred", "without bias"])
+@pytest.mark.parametrize("within", [False, pytest.param(True, marks=pytest.mark.thorough)], ids=["blurred", "without bias"])
 @pytest.mark.parametrize("of", given())
 def test_derivatives_by_the_envelope_and_the_implicit_function_theorem_and_differences(of, within):
     parts = given()
@@ -275,7 +275,12 @@ def moving(theta):
     return Barycentre(costs, [one.astype(theta.dtype) for one in b], epsilon=0.3)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+SHORTLY = {"check_state_is_arrays", "check_solves", "check_resume_is_bit_equal", "check_implicit_gradient", "check_wrong_problem_is_refused"}
+
+
+@pytest.mark.parametrize(
+    "check", [pytest.param(c, marks=[] if c.__name__ in SHORTLY else [pytest.mark.thorough]) for c in CHECKS], ids=lambda check: check.__name__
+)
 def test_conforms(check):
     guess = BarycentrePotentials((jnp.zeros(2), jnp.zeros(3)), jnp.zeros(3))
     check(Case(BregmanProjections(1e-10), moving, jnp.array([0.5, -0.25, 1.0]), guess, steps=300, tolerance=1e-5))

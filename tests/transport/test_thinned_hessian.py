@@ -7,7 +7,7 @@ import pytest
 
 import optimand as om
 from optimand.core.krylov import conjugate_gradients
-from optimand.transport import Coupling, PointCloud, Potentials, SinkhornNewton, SinkhornNewtonSparse
+from optimand.transport import Coupling, PointCloud, Potentials, SinkhornNewton
 from optimand.transport.thinned_hessian import thinned_inverse
 
 
@@ -19,7 +19,7 @@ def double():
 
 def assignment(n=60, eta=2000.0):
     problem = Coupling(jnp.asarray(np.random.default_rng(0).uniform(size=(n, n))), epsilon=1 / eta)
-    return problem, om.solve(problem, SinkhornNewtonSparse(1e-9, density=5), budget=om.Budget(steps=2000)).value
+    return problem, om.solve(problem, SinkhornNewton(1e-9), budget=om.Budget(steps=2000)).value
 
 
 def hessian(problem, x):

@@ -4,6 +4,9 @@ The cost is a matrix, a `PointCloud` or a `Grid`; the last two are evaluated as 
 penalty and moderate accuracy, `SinkhornNewtonSparse` for a weak one or for high accuracy, `SinkhornNewton` where its plans are not sparse or do not
 fit into memory. Derivatives follow from the marginal conditions, whatever the method was, and those of the regularised value from the potentials
 alone: `Coupling.envelope`.
+
+Masses that need not be equal: `UnbalancedCoupling`. Several measures: `Barycentre`, on given points, and `free_support_barycentre`. Distances: `wasserstein`
+between bounds, without entropy, and `sinkhorn_divergence`, smooth and cheap to differentiate.
 """
 
 from .barycentre import Barycentre, BarycentrePotentials
