@@ -1,5 +1,6 @@
 """A sequence of systems whose solver has a parameter that is learned on the way."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -27,6 +28,9 @@ class TunedSequence(SequenceMethod):
     - `context`: what the learner may know before the solve: a function of the parameter of the system. `LinearSequence.parameters` may hold it.
     - `cost`: what is to become small, a function of lineax's solution; by default its iterations, and those at the limit for a solver that failed.
     - `warm`: start each system from the solution of the one before.
+
+    A context outside of the `context_bounds` of the learner is moved to the nearest one. The first that is warns, a `RuntimeWarning`; how many were stands in
+    the learner's state as `clipped`.
 
     It draws random numbers: `om.solve` needs a key. Raises `ArgumentError`, naming the argument, for one that is none of these.
 
@@ -62,7 +66,12 @@ class TunedSequence(SequenceMethod):
 
     def solve_next(self, memory, operator, rhs, *, guess=None, parameter=None, key=None):
         context = jnp.asarray(0.0) if self.context is None else self.context(parameter)
+        before = getattr(memory, "clipped", None)
         index, memory = self.learner.choose(memory, context, key)
+        if before is not None:
+            first = (before == 0) & (memory.clipped > 0)
+            warn = lambda: jax.debug.callback(_warn_outside, first, context, getattr(self.learner, "context_bounds", None))
+            jax.lax.cond(first, warn, lambda: None)
         chosen = jnp.asarray(self.learner.grid)[index]
         solver = self.solver(jax.lax.stop_gradient(chosen))
         need_solver(solver)
@@ -70,3 +79,9 @@ class TunedSequence(SequenceMethod):
         answer = answer_of(solution, chosen)
         cost = answer.iterations.astype(chosen.dtype) if self.cost is None else self.cost(solution)
         return answer, self.learner.learn(memory, cost)
+
+
+def _warn_outside(first, context, bounds):
+    if first:  # under `vmap` the others get here, too
+        message = f"the context {float(context):.4g} lies outside of context_bounds {tuple(map(float, bounds))}: it is moved to the nearest bound, as later ones will be."
+        warnings.warn(f"{message} The state counts them as `clipped`.", RuntimeWarning, stacklevel=2)
