@@ -182,6 +182,7 @@ def _strong_couplings(
     """The couplings of points that are strong, with how strong they are, and the matrix without the others."""
     size = matrix.shape[0]
     single = np.array_equal(point, np.arange(size))
+    norms: Csr
     if single:
         norms = scipy.sparse.csr_array((np.abs(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
     else:

@@ -180,7 +180,7 @@ def _ssor_spectrum(operator: SparseOperator, ordering: str) -> tuple[float, floa
         solve = scipy.sparse.linalg.splu(matrix.tocsc()).solve
     except RuntimeError as error:
         raise ArgumentError("operator", "must be positive definite, but it is singular.") from error
-    inverse = scipy.sparse.linalg.LinearOperator(matrix.shape, solve, dtype=float)
+    inverse = scipy.sparse.linalg.LinearOperator(matrix.shape, solve)
     end = lambda one, **settings: float(scipy.sparse.linalg.eigsh(one, k=1, v0=start, return_eigenvectors=False, **settings)[0])
     least = 1 / end(inverse, which="LM")
     _need_definite(least)

@@ -104,16 +104,16 @@ class SmoothedAggregation(Preconditioner):
             if self.strength > 0:
                 hint = "Make the preconditioner before: preconditioner=SmoothedAggregation(...).of(operator)."
                 raise ArgumentError("operator", "is traced, but which couplings are strong depends on its entries.", hint)
-            arrays = _made_in_trace(operator, recipe)
+            levels, inverse = _made_in_trace(operator, recipe)
         else:
             data = np.asarray(operator.data)
             if not np.isfinite(data).all():
                 raise ArgumentError("operator", f"holds a number that is not finite, entry {int(np.argmin(np.isfinite(data)))} of its data.")
-            levels = levels_of(_matrix(data, operator.pattern.places, operator.shape[0]), recipe)
-            if levels.flaw:
-                raise ArgumentError("operator", f"must be positive semidefinite for SmoothedAggregation, but {levels.flaw}.")
-            arrays = jax.device_put(_arrays(levels, _layouts(levels)))
-        return _Cycle(*arrays, self.smoothing, self.smoother, 2 if self.cycle == "W" else 1, self.lowest)
+            made = levels_of(_matrix(data, operator.pattern.places, operator.shape[0]), recipe)
+            if made.flaw:
+                raise ArgumentError("operator", f"must be positive semidefinite for SmoothedAggregation, but {made.flaw}.")
+            levels, inverse = jax.device_put(_arrays(made, _layouts(made)))
+        return _Cycle(levels, inverse, self.smoothing, self.smoother, 2 if self.cycle == "W" else 1, self.lowest)
 
     def _checked(self, operator: lx.AbstractLinearOperator) -> SparseOperator:
         operator = as_sparse(operator, "SmoothedAggregation")
@@ -230,7 +230,7 @@ class _Cycle(lx.AbstractLinearOperator):
             x = x + level.prolongation.mv(self._cycle(number + 1, level.restriction.mv(b - level.matrix.mv(x))))
         return self._smooth(level, x, b, b - level.matrix.mv(x))
 
-    def _smooth(self, level: _Level, x: Array | None, b: Array, residual: Array) -> Array:
+    def _smooth(self, level: _Level, x: Any, b: Array, residual: Array) -> Array:
         """From x, or from zero, by Chebyshev's iteration on D^-1 A (Saad 2003, algorithm 12.1), or by Jacobi's; `residual` is b - A x."""
         lowest = self.lowest if self.smoother == "chebyshev" else 0.5  # Jacobi's is that of the degree one, for the upper half
         middle, half = level.largest * (1 + lowest) / 2, level.largest * (1 - lowest) / 2
