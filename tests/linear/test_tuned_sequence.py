@@ -123,6 +123,7 @@ def test_it_conforms(check):
     [
         (lambda: TunedSequence(CG(1e-8), TsallisINF(GRID)), "solver"),
         (lambda: TunedSequence(sor, 3), "learner"),
+        (lambda: TunedSequence(sor, TsallisINF(np.array([1.5, 2.0]))), "omega.*2.0"),
         (lambda: TunedSequence(sor, TsallisINF(GRID), context=3), "context"),
         (lambda: TunedSequence(sor, TsallisINF(GRID), cost=3), "cost"),
         (lambda: om.solve(sequence(2), TunedSequence(sor, TsallisINF(GRID))), "key"),

@@ -1,5 +1,6 @@
 """A sequence of systems whose solver has a parameter that is learned on the way."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -8,10 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import PyTree
 
 from ..core.errors import ArgumentError
-from ..core.tracing import need_callable
+from ..core.tracing import is_tracer, need_callable
 from .learners import ParameterLearner
 from .sequence import SequenceMethod, answer_of, need_solver, solved_by
 
@@ -32,7 +34,8 @@ class TunedSequence(SequenceMethod):
     A context outside of the `context_bounds` of the learner is moved to the nearest one. The first that is warns, a `RuntimeWarning`; how many were stands in
     the learner's state as `clipped`.
 
-    It draws random numbers: `om.solve` needs a key. Raises `ArgumentError`, naming the argument, for one that is none of these.
+    It draws random numbers: `om.solve` needs a key. Raises `ArgumentError`, naming the argument, for one that is none of these, and what the solver raises for a value of the
+    grid.
 
     ```python
     stream = om.physics.ShiftedLaplacian(jax.random.key(0), 6, lowest=0.1)
@@ -57,6 +60,9 @@ class TunedSequence(SequenceMethod):
         need_callable(self.solver, "solver")
         if not isinstance(self.learner, ParameterLearner):
             raise ArgumentError("learner", f"must be a ParameterLearner, not {type(self.learner).__name__}.", "TsallisINF(grid)")
+        if not is_tracer(self.learner.grid):
+            for value in np.asarray(self.learner.grid):
+                self.solver(value)  # one that it refuses is named here; where it is traced it would not be noticed
         for name in ("context", "cost"):
             if getattr(self, name) is not None:
                 need_callable(getattr(self, name), name)
@@ -70,8 +76,8 @@ class TunedSequence(SequenceMethod):
         index, memory = self.learner.choose(memory, context, key)
         if before is not None:
             first = (before == 0) & (memory.clipped > 0)
-            warn = lambda: jax.debug.callback(_warn_outside, first, context, getattr(self.learner, "context_bounds", None))
-            jax.lax.cond(first, warn, lambda: None)
+            warn = functools.partial(_warn_outside, getattr(self.learner, "context_bounds", ()))
+            jax.lax.cond(first, lambda: jax.debug.callback(warn, first, context), lambda: None)
         chosen = jnp.asarray(self.learner.grid)[index]
         solver = self.solver(jax.lax.stop_gradient(chosen))
         need_solver(solver)
@@ -81,7 +87,7 @@ class TunedSequence(SequenceMethod):
         return answer, self.learner.learn(memory, cost)
 
 
-def _warn_outside(first, context, bounds):
+def _warn_outside(bounds, first, context):
     if first:  # under `vmap` the others get here, too
-        message = f"the context {float(context):.4g} lies outside of context_bounds {tuple(map(float, bounds))}: it is moved to the nearest bound, as later ones will be."
-        warnings.warn(f"{message} The state counts them as `clipped`.", RuntimeWarning, stacklevel=2)
+        place = f"the context {float(context):.4g} lies outside of context_bounds {tuple(bounds)}"
+        warnings.warn(f"{place}: it is moved to the nearest bound, and later ones will be; the state counts them as `clipped`.", RuntimeWarning, stacklevel=2)
