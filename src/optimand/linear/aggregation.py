@@ -1,15 +1,20 @@
 r"""The levels of smoothed aggregation, set up on the host with SciPy's sparse matrices.
 
-Unknowns belong to points: one each, or several, as the displacements of a node. From a level with matrix A and candidates B, vectors that the smoother does not
+Unknowns belong to points: one each, or several, as the displacements of a node. From a level with matrix A and candidates B, vectors that
+the smoother does not
 damp, to the next one (Vanek, Mandel and Brezina 1996):
 
 1. Points i and j are strongly coupled where \(|a_{ij}|^2 > \theta^2 |a_{ii} a_{jj}|\), with the Frobenius norms of blocks for numbers. In
    \(A_F\) the other entries off the diagonal are zero; where there is one candidate, the diagonal is such that \(A_F B = A B\).
-2. Roots are points no two of which are closer than three couplings, and as many as there is room for; a point next to a root joins it. Where several of
-   those in between are coupled to each other, the same is done once more among them, and the others join the neighbour that they are coupled to most. The roots are found in rounds, in each of which all points whose random number is the largest within two
-   couplings become one (Luby 1986; Bell, Dalton and Olson 2012): some ten rounds for a million points. Points without strong couplings join nothing: the smoother is
-   enough for them.
-3. On each aggregate the candidates are made orthonormal, \(B = T B_c\), where those that depend on others are left out. \(B_c\) are the candidates of the next level.
+2. Roots are points no two of which are closer than three couplings, and as many as there is room for; a point next to a root joins it.
+   Where several of
+   those in between are coupled to each other, the same is done once more among them, and the others join the neighbour that they are
+   coupled to most. Roots
+   are found in rounds: points whose random number is the largest within two couplings become one (Luby 1986; Bell, Dalton and Olson 2012),
+   so that
+   a million points take some ten rounds. Points without strong couplings join nothing: the smoother is enough for them.
+3. On each aggregate the candidates are made orthonormal, \(B = T B_c\), where those that depend on others are left out. \(B_c\) are the
+   candidates of the next level.
 4. \(P = (I - \omega D^{-1} A_F) T\) with \(\omega = \tfrac43 / \rho(D^{-1} A_F)\), and the next matrix is \(P^\top A P\).
 """
 
@@ -78,7 +83,9 @@ class Levels(NamedTuple):
 _MOST_DENSE = 4000  # unknowns up to which the last matrix is inverted where it could not be made smaller
 
 
-def levels_of(matrix: Csr, recipe: Recipe, tentative: list[Csr] | None = None, *, symbolic: bool = False) -> Levels:
+def levels_of(
+    matrix: Csr, recipe: Recipe, tentative: list[Csr] | None = None, *, symbolic: bool = False
+) -> Levels:
     """The levels of a matrix; `tentative` prolongations of another matrix with the same places, made with a strength of 0, take the place of new ones.
 
     With `symbolic` the entries are taken as ones, and nothing cancels: every level has all the places that it may have for other entries.
@@ -217,7 +224,8 @@ def aggregates_of(strong: Csr) -> np.ndarray:
     row = np.repeat(np.arange(size, dtype=np.int32), np.diff(strong.indptr))
     off = row != strong.indices
     alone = np.bincount(row[off], minlength=size) == 0
-    weight = scipy.sparse.csr_array((strong.data[off], strong.indices[off], np.append(0, np.cumsum(np.bincount(row[off], minlength=size)))), shape=strong.shape)
+    starts = np.append(0, np.cumsum(np.bincount(row[off], minlength=size)))
+    weight = scipy.sparse.csr_array((strong.data[off], strong.indices[off], starts), shape=strong.shape)
     roots = _distant(weight, ~alone)
     label = np.full(size, -1, np.int64)
     label[roots] = np.arange(len(roots))

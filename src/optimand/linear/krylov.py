@@ -69,7 +69,8 @@ class KrylovSolver(lx.AbstractLinearSolver[KrylovState]):
 
     It ends where |b - A x| <= max(rtol |b|, atol), Euclidean norms of the true residual. Else the result is `max_steps_reached`, `breakdown` (a
     division by zero in the recurrences, a direction without curvature, a preconditioner that is not positive definite where it
-    must be), `stagnation`, or `nonfinite_input` (the matrix, the preconditioner or b holds a number that is none). The value is the x with the least residual. `stats` has `num_steps`, `products` with the matrix, and the relative true `residual`.
+    must be), `stagnation`, or `nonfinite_input` (the matrix, the preconditioner or b holds a number that is none). The value is the x with
+    the least residual. `stats` has `num_steps`, `products` with the matrix, and the relative true `residual`.
 
     The preconditioner M may be given to the solver or, as lineax does it, as `options={"preconditioner": M}`: a `Preconditioner`, which is
     made for the operator, or a lineax operator that is close to the inverse. Derivatives solve the transposed system with

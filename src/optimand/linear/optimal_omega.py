@@ -1,6 +1,7 @@
 r"""What is known about the relaxation parameter: the best one, and bounds of the number of sweeps and of the steps of conjugate gradients.
 
-Let \(\beta\) be the spectral radius of Jacobi's matrix \(I - D^{-1} A\), whose eigenvalues are real. If A is consistently ordered (five-point stencils
+Let \(\beta\) be the spectral radius of Jacobi's matrix \(I - D^{-1} A\), whose eigenvalues are real. If A is consistently ordered
+(five-point stencils
 in the natural and in the red-black order, tridiagonal matrices), the spectral radius of successive over-relaxation is
 
 $$\rho(\omega) = \begin{cases} \tfrac14 \left(\omega \beta + \sqrt{\omega^2 \beta^2 - 4 (\omega - 1)}\right)^2 & \omega < \omega^* \\
@@ -121,16 +122,19 @@ def conjugate_gradient_bound(
 ) -> Float[np.ndarray, "..."]:
     r"""A bound of the steps of `CG` with `SSOR(omega, ordering)`, from zero to a relative residual.
 
-    With \(\sigma = (1 - \sqrt q) / (1 + \sqrt q)\) the error, in the norm of A, falls to \(2 / (\sigma^k + \sigma^{-k})\) of itself in k steps, and the residual to
+    With \(\sigma = (1 - \sqrt q) / (1 + \sqrt q)\) the error, in the norm of A, falls to \(2 / (\sigma^k + \sigma^{-k})\) of itself in k
+    steps, and the residual to
     \(\sqrt{\kappa}\) times that, where \(\kappa\) is the condition number of A; hence
 
     $$k \le 1 + \log\left(\sqrt\kappa / \epsilon + \sqrt{\kappa / \epsilon^2 - 1}\right) / \log(1 / \sigma).$$
 
     It is computed from the spectrum, by ARPACK for more than a few hundred unknowns, so not under `jit`.
 
-    **Arguments:** `operator`, symmetric and positive definite; `omega`, or an array of them; `rtol`, the residual \(\epsilon\) in (0, 1); `ordering`: as for `SSOR`.
+    **Arguments:** `operator`, symmetric and positive definite; `omega`, or an array of them; `rtol`, the residual \(\epsilon\) in (0, 1);
+    `ordering`: as for `SSOR`.
 
-    **Raises:** `ArgumentError` for an operator that is traced, not a `SparseOperator`, not tagged as positive semidefinite, or not positive definite, with an entry of the diagonal
+    **Raises:** `ArgumentError` for an operator that is traced, not a `SparseOperator`, not tagged as positive semidefinite, or not positive
+    definite, with an entry of the diagonal
     that is zero or negative, with its row, and for numbers out of these ranges.
 
     **Source:** Axelsson (1994), theorem 7.17; used by Khodak, Chow, Balcan and Talwalkar (2024).

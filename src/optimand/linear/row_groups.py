@@ -1,7 +1,9 @@
 """Products with sparse matrices that are made on the host: rows of about one length are laid out together.
 
-Entry k of each row of a group is in line k of two arrays, its number and its column, so a product is a gather and a sum for each group, over entries of which
-few are padding. The layout depends on the lengths of the rows only: matrices whose rows are no longer than those that it was made for fit in as well.
+Entry k of each row of a group is in line k of two arrays, its number and its column, so a product is a gather and a sum for each group,
+over entries of which
+few are padding. The layout depends on the lengths of the rows only: matrices whose rows are no longer than those that it was made for fit
+in as well.
 """
 
 from typing import Any, NamedTuple

@@ -1,8 +1,11 @@
 r"""Algebraic multigrid by smoothed aggregation, a preconditioner for sparse matrices without a grid.
 
-Coarser levels are made from the matrix alone: unknowns that are strongly coupled are put together, and what smoothing cannot reduce, the candidates B, is
-represented exactly on the aggregates and then smoothed itself (Vanek, Mandel and Brezina 1996; see `aggregation`). That is done on the host. A cycle runs in JAX:
-errors are smoothed on each level, by Chebyshev's iteration on \(D^{-1} A\) (Adams, Brezina, Hu and Tuminaro 2003) or by that of Jacobi, the same before the
+Coarser levels are made from the matrix alone: unknowns that are strongly coupled are put together, and what smoothing cannot reduce, the
+candidates B, is
+represented exactly on the aggregates and then smoothed itself (Vanek, Mandel and Brezina 1996; see `aggregation`). That is done on the
+host. A cycle runs in JAX:
+errors are smoothed on each level, by Chebyshev's iteration on \(D^{-1} A\) (Adams, Brezina, Hu and Tuminaro 2003) or by that of Jacobi, the
+same before the
 coarser level and after it, so that a cycle from zero is a symmetric operator.
 """
 
@@ -41,23 +44,30 @@ class SmoothedAggregation(Preconditioner):
 
     **Arguments:**
 
-    - `strength`: of couplings, theta: unknowns are put together where the square of their entry is above theta^2 times those of the diagonal. At 0 all couplings
-      count, and what belongs together depends on the places of the entries only; from 0.02 (coefficients that jump) to 0.1 (a direction that is much stronger than the other) the levels follow the strong ones. Couplings of equal size to
+    - `strength`: of couplings, theta: unknowns are put together where the square of their entry is above theta^2 times those of the
+      diagonal. At 0 all couplings
+      count, and what belongs together depends on the places of the entries only; from 0.02 (coefficients that jump) to 0.1 (a direction
+      that is much stronger than the other) the levels follow the strong ones. Couplings of equal size to
       k neighbours are not strong any more from 1 / k on.
     - `smoothing`: steps before and after the coarser level.
     - `smoother`: `"chebyshev"` or `"jacobi"`.
     - `cycle`: `"V"`, or `"W"`, which visits each coarser level twice.
-    - `candidates`: vectors that the matrix takes to nearly zero, as the columns of an array; constants by default. For elasticity `rigid_body_modes`.
+    - `candidates`: vectors that the matrix takes to nearly zero, as the columns of an array; constants by default. For elasticity
+      `rigid_body_modes`.
     - `block`: unknowns of a point, which stand next to each other, and stay together.
     - `coarsest`: unknowns from which on the matrix is inverted.
     - `lowest`: the part of the spectrum that Chebyshev's iteration leaves to the coarser level.
 
-    For a real `SparseOperator` that is tagged as positive semidefinite. With a strength above 0 the entries must be known, and inside of `lineax.linear_solve` they are not:
-    make it before, `preconditioner=SmoothedAggregation(0.1).of(operator)`. What is made so serves other matrices that are close to this one, too: a
+    For a real `SparseOperator` that is tagged as positive semidefinite. With a strength above 0 the entries must be known, and inside of
+    `lineax.linear_solve` they are not:
+    make it before, `preconditioner=SmoothedAggregation(0.1).of(operator)`. What is made so serves other matrices that are close to this
+    one, too: a
     time step, an optimisation, a derivative.
 
-    Raises `ArgumentError`, naming the argument, for another operator, for a number out of its range, for candidates that do not fit, and for a matrix
-    whose entries are known and which is not positive semidefinite as far as the levels show it; where they are traced, what it is applied to becomes not a number.
+    Raises `ArgumentError`, naming the argument, for another operator, for a number out of its range, for candidates that do not fit, and
+    for a matrix
+    whose entries are known and which is not positive semidefinite as far as the levels show it; where they are traced, what it is applied
+    to becomes not a number.
 
     ```python
     import lineax as lx
@@ -132,7 +142,8 @@ class SmoothedAggregation(Preconditioner):
 def rigid_body_modes(points: Float[np.ndarray, "points dimension"]) -> Float[np.ndarray, "unknowns modes"]:
     """What linear elasticity takes to zero: the translations and rotations of points in two or three dimensions, as `candidates`.
 
-    The displacements of a point stand next to each other: `block` is the dimension. Three modes in two dimensions, six in three, about the centre of the points.
+    The displacements of a point stand next to each other: `block` is the dimension. Three modes in two dimensions, six in three, about the
+    centre of the points.
 
     **Raises:** `ArgumentError` for points that are not of two or three dimensions.
     """

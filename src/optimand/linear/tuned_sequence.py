@@ -25,16 +25,20 @@ class TunedSequence(SequenceMethod):
 
     **Arguments:**
 
-    - `solver`: takes a parameter, a traced number of the learner's grid, to a lineax solver: `lambda omega: CG(1e-8, preconditioner=SSOR(omega))`.
+    - `solver`: takes a parameter, a traced number of the learner's grid, to a lineax solver: `lambda omega: CG(1e-8,
+      preconditioner=SSOR(omega))`.
     - `learner`: `TsallisINF`, `TsallisINFContextual` or `ChebCB`.
     - `context`: what the learner may know before the solve: a function of the parameter of the system. `LinearSequence.parameters` may hold it.
-    - `cost`: what is to become small, a function of lineax's solution; by default its iterations, and those at the limit for a solver that failed.
+    - `cost`: what is to become small, a function of lineax's solution; by default its iterations, and those at the limit for a solver that
+      failed.
     - `warm`: start each system from the solution of the one before.
 
-    A context outside of the `context_bounds` of the learner is moved to the nearest one. The first that is warns, a `RuntimeWarning`; how many were stands in
+    A context outside of the `context_bounds` of the learner is moved to the nearest one. The first that is warns, a `RuntimeWarning`; how
+    many were stands in
     the learner's state as `clipped`.
 
-    It draws random numbers: `om.solve` needs a key. Raises `ArgumentError`, naming the argument, for one that is none of these, and what the solver raises for a value of the
+    It draws random numbers: `om.solve` needs a key. Raises `ArgumentError`, naming the argument, for one that is none of these, and what
+    the solver raises for a value of the
     grid.
 
     ```python
