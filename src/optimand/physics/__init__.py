@@ -28,6 +28,8 @@ from .fourier import (
 from .heat import HeatCrankNicolson, HeatState, bump
 from .laplacian import LinearStep, ShiftedLaplacian, dirichlet_laplacian
 from .navier_stokes import NavierStokes2D, NavierStokes2DState, subsample, taylor_green
+from .obstacles import ball_mask, bars_mask, box_mask, cell_centres
+from .poisson_grid import PoissonGrid
 from .rollout import SimulationError, Trajectory, rollout
 from .simulator import Simulator, SteadySimulator
 from .soft_discs import SoftDiscs, bidisperse
@@ -54,6 +56,7 @@ __all__ = [
     "NavierStokes2D",
     "NavierStokes2DState",
     "Poisson",
+    "PoissonGrid",
     "ShiftedLaplacian",
     "SimulationError",
     "Simulator",
@@ -62,8 +65,12 @@ __all__ = [
     "Thermal",
     "Trajectory",
     "backward_derivative",
+    "ball_mask",
+    "bars_mask",
     "bidisperse",
+    "box_mask",
     "bump",
+    "cell_centres",
     "cosine_field",
     "dirichlet_laplacian",
     "divergence",
