@@ -1,5 +1,7 @@
 """The deep conjugate direction method: what it is for networks that are known, that it converges for any, and how unfit systems are named."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -8,7 +10,15 @@ import pytest
 import scipy.sparse
 
 import optimand as om
-from optimand.linear import CG, ConjugateDirectionNet, DeepConjugateDirection, FlexibleCG, NetworkPreconditioner, SparseOperator, StencilOperator
+from optimand.linear import (
+    CG,
+    ConjugateDirectionNet,
+    DeepConjugateDirection,
+    FlexibleCG,
+    NetworkPreconditioner,
+    SparseOperator,
+    StencilOperator,
+)
 from optimand.physics import PoissonGrid
 
 
@@ -55,7 +65,7 @@ def test_the_inverse_as_a_network_takes_one_iteration():
 @pytest.mark.parametrize("q, most", [("all", 25), (1, 10)])
 def test_with_the_residual_itself_the_iterates_are_those_of_conjugate_gradients(q, most):
     operator, b = system()
-    for steps in (1, 2, 5, 10, 25):
+    for steps in (2, 10, 25):
         if steps <= most:
             ours = iterate(lambda max_steps: DeepConjugateDirection(plain, 1e-14, q=q, max_steps=max_steps), operator, b, steps)
             theirs = iterate(lambda max_steps: CG(1e-14, max_steps=max_steps), operator, b, steps)
@@ -83,14 +93,14 @@ def test_with_a_useless_network_it_falls_back_and_the_error_never_grows(kind):
     assert answer.stats["residual"] <= 1e-10 and answer.stats["fallbacks"] == answer.stats["num_steps"]
     assert answer.stats["nonfinite"] == (answer.stats["num_steps"] if kind == "not a number" else 0)
     exact = jnp.linalg.solve(operator.as_matrix(), b)
-    errors = [norm(operator, iterate(solver, operator, b, steps) - exact) for steps in (1, 2, 3, 5, 8)]
-    assert all(after <= before for before, after in zip(errors, errors[1:], strict=False))
+    errors = [norm(operator, iterate(solver, operator, b, steps) - exact) for steps in (1, 2, 7)]
+    assert all(after <= before for before, after in itertools.pairwise(errors))
     if kind == "zero":  # then it is conjugate gradients
-        theirs = iterate(lambda max_steps: CG(1e-14, max_steps=max_steps), operator, b, 8)
-        np.testing.assert_allclose(iterate(solver, operator, b, 8), theirs, atol=1e-8)
+        theirs = iterate(lambda max_steps: CG(1e-14, max_steps=max_steps), operator, b, 7)
+        np.testing.assert_allclose(iterate(solver, operator, b, 7), theirs, atol=1e-8)
 
 
-@pytest.mark.parametrize("q", [0, 1, 2, 4, "all"])
+@pytest.mark.parametrize("q", [0, 2, "all"])
 def test_an_untrained_network_in_single_precision_serves_a_solve_in_double_precision(q):
     operator, b = system()
     net = ConjugateDirectionNet(2, width=4, levels=2, bottom_pairs=1, key=jax.random.key(3))
@@ -106,7 +116,7 @@ def test_the_history_is_that_of_the_true_residuals():
     known = lx.linear_solve(operator, b, DeepConjugateDirection(plain, 1e-3, history=400)).stats
     steps = int(known["num_steps"])
     assert jnp.all(jnp.isnan(known["residuals"][steps:]))
-    for step in (1, 5, steps):
+    for step in (1, steps):
         x = iterate(lambda max_steps: DeepConjugateDirection(plain, 1e-3, max_steps=max_steps), operator, b, step)
         np.testing.assert_allclose(known["residuals"][step - 1], jnp.linalg.norm(b - operator.mv(x)) / jnp.linalg.norm(b), rtol=1e-6)
 
@@ -123,7 +133,7 @@ def test_with_one_direction_it_is_flexible_conjugate_gradients():
 def test_derivatives_through_lineax_are_those_of_the_dense_solve(net):
     operator, b = system()
     solver = DeepConjugateDirection(inverse_of(operator) if net == "inverse" else net, 1e-12)
-    ours = lambda scale, b: jnp.sum(jnp.sin(lx.linear_solve(scale * operator if False else operator, scale * b, solver).value))
+    ours = lambda scale, b: jnp.sum(jnp.sin(lx.linear_solve(operator, scale * b, solver).value))
     pseudo = jnp.linalg.pinv(operator.as_matrix(), hermitian=True)
     dense = lambda scale, b: jnp.sum(jnp.sin(pseudo @ (scale * b)))
     for mine, theirs in zip(jax.jit(jax.grad(ours, (0, 1)))(1.5, b), jax.grad(dense, (0, 1))(1.5, b), strict=True):
@@ -166,7 +176,7 @@ def test_a_closed_part_of_the_fluid_is_solved_to_the_mean_zero():
     operator, b, left = closed_box()
     b = jnp.asarray(b.ravel())
     for net in (plain, ConjugateDirectionNet(2, width=4, levels=1, bottom_pairs=1, key=jax.random.key(0))):
-        solver = DeepConjugateDirection(net, 1e-10, max_steps=2000, least_cosine=0.05)
+        solver = DeepConjugateDirection(net, 1e-10, max_steps=200, q="all", least_cosine=0.01)
         answer = lx.linear_solve(operator, b, solver)
         pseudo = jnp.linalg.pinv(operator.as_matrix(), hermitian=True)
         np.testing.assert_allclose(answer.value, pseudo @ b, atol=1e-8)
@@ -223,7 +233,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("match", BAD)
-def test_what_does_not_fit_is_named(match):
+def test_what_does_not_fit_is_named(match, as_a_user):
     with pytest.raises(om.errors.ArgumentError, match=match):
         BAD[match]()
 

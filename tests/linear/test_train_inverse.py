@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 import optimand as om
-from optimand.linear import CG, ConjugateDirectionNet, DeepConjugateDirection, RitzSampler, StencilOperator, train_inverse
+from optimand.linear import (
+    CG,
+    ConjugateDirectionNet,
+    DeepConjugateDirection,
+    RitzSampler,
+    StencilOperator,
+    train_inverse,
+)
 from optimand.linear.lanczos import ritz_pairs
 from optimand.linear.train_inverse import step_loss
 from optimand.physics import PoissonGrid

@@ -145,8 +145,8 @@ class DeepConjugateDirection(KrylovSolver):
         scale = jnp.where(size > 0, size, 1)
         memory = memory._replace(sound=sound, residuals=memory.residuals * scale)
         answer, result, stats = super().compute(state._replace(memory=memory), unravel(rest), options)
-        stats = stats | {"residuals": stats["residuals"] / scale}
-        return answer, result, stats
+        result = lx.RESULTS.where(sound, result, lx.RESULTS.breakdown)
+        return answer, result, stats | {"residuals": stats["residuals"] / scale}
 
     def run(
         self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""], memory: _Memory

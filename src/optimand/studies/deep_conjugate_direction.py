@@ -18,7 +18,7 @@ slow. An iteration with a network costs as much as many products, so seconds sta
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,8 +30,7 @@ SLUG = "deep-conjugate-direction"
 TITLE = "Deep conjugate directions for pressure systems"
 REFERENCE = "kaneda2023deep"
 
-CLASSICAL = ("CG", "Jacobi-CG", "IC(0)-CG", "DeflatedCG", "CG multigrid")
-SCENES = ("empty", "disk", "bars", "smoke")
+SceneName = Literal["empty", "disk", "bars", "smoke"]
 
 
 def _setting(default: Any, about: str, **bounds: Any) -> Any:
@@ -43,6 +42,7 @@ class Settings:
     n_train: int = _setting(32, "points along an axis, in training", least=4)
     n_test: tuple[int, ...] = _setting((32, 64), "points along an axis, in tests", least=4)
     n_far: int = _setting(128, "points along an axis of the grid that is too fine for the network, 0 for none", least=0)
+    scenes: tuple[SceneName, ...] = _setting(("empty", "disk", "bars", "smoke"), "what is in the box; `smoke` in two dimensions only")
     width: int = _setting(12, "channels of the network", least=1)
     levels: int = _setting(3, "levels of the network", least=1)
     steps: int = _setting(800, "steps of training", least=1)
@@ -64,16 +64,18 @@ class Settings:
     steps_3d: int = _setting(150, "the same in three dimensions", least=1)
 
     def __post_init__(self):
-        for name in ("n_test", "q", "rtol", "dim", "n_test_3d"):
+        for name in ("n_test", "q", "rtol", "dim", "n_test_3d", "scenes"):
             if not getattr(self, name):
                 raise ArgumentError(name, "must not be empty.")
+        if self.scenes == ("smoke",) and 3 in self.dim:
+            raise ArgumentError("scenes", "must have one besides smoke in three dimensions.")
         if any(q >= 10 for q in self.q):
             raise ArgumentError("q", f"must be below 10, not {self.q}.")
 
 
 QUICK = {
     "n_train": 12, "n_test": (12, 20), "n_far": 0, "width": 6, "levels": 1, "steps": 60, "n_ritz": 60, "theta": 3, "q": (0, 2), "rtol": (1e-4,), "deflated": 4,
-    "smoke_steps": 4, "smoke_every": 2, "dim": (2,),
+    "smoke_steps": 4, "smoke_every": 2, "dim": (2,), "scenes": ("empty", "disk", "smoke"),
 }  # fmt: skip
 
 
@@ -121,8 +123,8 @@ def _in_dimensions(settings: Settings, dim: int, key: Any, out: Run) -> Findings
                 rows += _measured(scene, methods, n, rtol, metrics, f"{dim}-D {n} {scene.name} {rtol:g}")
             out.progress(f"{dim}-D: {n}, {rtol:g}")
         if n == sizes[-1]:
-            lines = {name: _curve(method, scenes[1].systems[0], min(settings.rtol)) for name, method in methods.items()}
-            drawn[f"{dim}-D: relative residuals, white noise and a solid, {n} points along an axis"] = figures.curves(
+            lines = {name: _curve(method, scenes[-1].systems[-1], min(settings.rtol)) for name, method in methods.items()}
+            drawn[f"{dim}-D: relative residuals, {scenes[-1].name}, {n} points along an axis"] = figures.curves(
                 lines, xlabel="iterations", ylabel="relative residual", log="y", title=f"Residuals, {n}^{dim} cells"
             )
     if dim == 2 and settings.n_far:
@@ -169,7 +171,16 @@ def _trained(settings: Settings, dim: int, key: Any, out: Run) -> tuple[Any, dic
 
 def _methods(settings: Settings, net: Any, pretrained: Any) -> dict[str, Any]:
     """name -> function of a system and a tolerance that returns iterations, the true relative residual and the fallbacks; what is found beforehand is found outside of it."""
-    from optimand.linear import CG, DeepConjugateDirection, DeflatedCG, FlexibleCG, IncompleteCholesky, Jacobi, Multigrid, NetworkPreconditioner
+    from optimand.linear import (
+        CG,
+        DeepConjugateDirection,
+        DeflatedCG,
+        FlexibleCG,
+        IncompleteCholesky,
+        Jacobi,
+        Multigrid,
+        NetworkPreconditioner,
+    )
 
     cap = settings.cap
     solvers: dict[str, Any] = {
@@ -207,7 +218,7 @@ class Method:
         if self.name == "IC(0)-CG":
             return operator.to_sparse(), None
         if self.name == "CG multigrid":
-            return _stencil(operator), None
+            return operator.to_stencil(), None
         if self.name == "DeflatedCG":
             return operator, _lowest(operator, self.deflated)
         return operator, None
@@ -235,25 +246,6 @@ def _lowest(operator: Any, count: int) -> Any:
     from optimand.linear import RitzSampler
 
     return RitzSampler(max(20 * count, 100)).of(operator).vectors[:count]
-
-
-def _stencil(operator: Any) -> Any:
-    """The matrix as a stencil; cells that are not fluid have a row of the identity."""
-    import jax.numpy as jnp
-    import lineax as lx
-
-    from optimand.linear import StencilOperator
-
-    shape, fluid = operator.shape, np.asarray(operator.fluid).reshape(operator.shape)
-    diagonal = np.asarray(lx.diagonal(operator)).reshape(shape)
-    offsets, coefficients = [(0,) * len(shape)], [np.where(fluid, diagonal, 1.0)]
-    padded = np.pad(fluid, 1)
-    for axis in range(len(shape)):
-        for step in (-1, 1):
-            offsets.append(tuple(step if i == axis else 0 for i in range(len(shape))))
-            there = padded[tuple(slice(1 + (step if i == axis else 0), 1 + (step if i == axis else 0) + n) for i, n in enumerate(shape))]
-            coefficients.append(np.where(fluid & there, -1.0, 0.0))
-    return StencilOperator(jnp.asarray(np.stack(coefficients)), offsets, shape, lx.positive_semidefinite_tag)
 
 
 def _measured(scene: Scene, methods: dict[str, Any], n: int, rtol: float, metrics: dict[str, float], case: str) -> list[list[Any]]:
@@ -310,15 +302,19 @@ def solid_of(name: str, n: int, dim: int) -> np.ndarray:
 def _scenes(settings: Settings, dim: int, n: int, key: Any, *, smoke: bool = True) -> list[Scene]:
     import jax
 
-    from optimand.physics import PoissonGrid, smoke_systems
+    from optimand.physics import PoissonGrid
 
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     scenes = []
-    for name in ("empty", "disk", "bars"):
+    for name in settings.scenes:
         solid = solid_of(name, n, dim)
+        if name == "smoke":
+            continue
         operator = PoissonGrid((n,) * dim, solid=solid)
         scenes.append(Scene(name, [(operator, b) for b in _right_hand_sides(rng, n, dim, ~solid)]))
-    if smoke and dim == 2:
+    if smoke and dim == 2 and "smoke" in settings.scenes:
+        from optimand.physics import smoke_systems
+
         solid = solid_of("smoke", n, dim)
         frames = smoke_systems((n,) * dim, settings.smoke_steps, settings.smoke_every, solid, key)
         systems = [(operator, np.asarray(b, float).ravel()) for operator, b in frames]
@@ -351,18 +347,18 @@ def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
 
     if 2 in settings.dim:
         note = f"rtol {rtol:g}, trained on {settings.n_train}^2, empty"
-        solids = SCENES[1:]
+        solids = tuple(scene for scene in settings.scenes if scene != "empty") or settings.scenes
         few = "8 to 12 against 62 to 71 iterations in a prototype"
         near, finer = settings.n_test[0], settings.n_test[-1]
         said.append(Claim.at_least(f"{near}^2, solids: iterations, CG / DCDM", 1 / worst(near, solids, q, "CG"), 4.0, note=f"{note}; {few}"))
         if finer > near:
             said.append(Claim.at_least(f"{finer}^2, solids: iterations, CG / DCDM", 1 / worst(finer, solids, q, "CG"), 4.0, note=note))
-            growth = np.max([iterations(finer, scene, q) / iterations(near, scene, q) for scene in SCENES])
+            growth = np.max([iterations(finer, scene, q) / iterations(near, scene, q) for scene in settings.scenes])
             said.append(Claim.at_most(f"iterations of DCDM, {finer}^2 / {near}^2", growth, 2.6, note=note))
-        said.append(Claim.at_most(f"{finer}^2: iterations, DCDM / DeflatedCG", worst(finer, SCENES, q, "DeflatedCG"), 0.8, note=note))
-        said.append(Claim.at_most(f"{finer}^2: iterations, DCDM / IC(0)-CG", worst(finer, SCENES, q, "IC(0)-CG"), 1.0, note=note))
+        said.append(Claim.at_most(f"{finer}^2: iterations, DCDM / DeflatedCG", worst(finer, settings.scenes, q, "DeflatedCG"), 0.8, note=note))
+        said.append(Claim.at_most(f"{finer}^2: iterations, DCDM / IC(0)-CG", worst(finer, settings.scenes, q, "IC(0)-CG"), 1.0, note=note))
         if 0 in settings.q:
-            said.append(Claim.at_most(f"{finer}^2: iterations, {q} / q=0", worst(finer, SCENES, q, "DCDM q=0"), 0.9, note=note))
+            said.append(Claim.at_most(f"{finer}^2: iterations, {q} / q=0", worst(finer, settings.scenes, q, "DCDM q=0"), 0.9, note=note))
     largest = max((value for seed in seeds for name, value in seed.items() if name.endswith("residual / rtol")), default=np.nan)
     said.append(Claim.at_most("true relative residual / rtol, of every solution", largest, 1.0001, note="all scenes, sizes, tolerances and methods"))
     return said
