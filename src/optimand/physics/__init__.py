@@ -32,6 +32,7 @@ from .obstacles import ball_mask, bars_mask, box_mask, cell_centres
 from .poisson_grid import PoissonGrid
 from .rollout import SimulationError, Trajectory, rollout
 from .simulator import Simulator, SteadySimulator
+from .smoke import Smoke, SmokeState, smoke_systems
 from .soft_discs import SoftDiscs, bidisperse
 from .stencils import (
     backward_derivative,
@@ -60,6 +61,8 @@ __all__ = [
     "ShiftedLaplacian",
     "SimulationError",
     "Simulator",
+    "Smoke",
+    "SmokeState",
     "SoftDiscs",
     "SteadySimulator",
     "Thermal",
@@ -82,6 +85,7 @@ __all__ = [
     "periodic_second_derivative",
     "rollout",
     "second_derivative",
+    "smoke_systems",
     "spectral_derivative",
     "spectral_laplacian",
     "subsample",

@@ -205,7 +205,8 @@ def _enclosed(fluid: np.ndarray, air: np.ndarray, boundary: str) -> tuple[np.nda
     touched = np.zeros(count + 1, bool)
     touched[0] = True  # no fluid
     outside = np.pad(air, 1, constant_values=boundary == "air")
-    near = scipy.ndimage.binary_dilation(outside)[(slice(1, -1),) * fluid.ndim]
+    near: np.ndarray = scipy.ndimage.binary_dilation(outside)  # pyright: ignore[reportAssignmentType]
+    near = near[(slice(1, -1),) * fluid.ndim]
     touched[labels[near]] = True
     number = np.where(touched, 0, np.cumsum(~touched))
     return number[labels].astype(np.int32), int(number.max())
