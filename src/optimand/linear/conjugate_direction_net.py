@@ -161,7 +161,7 @@ class ConjugateDirectionNet(eqx.Module):
     def pretrained(dim: int = 2) -> "ConjugateDirectionNet":
         """The network that comes with the package, for pressure systems of fluids on grids of 2 or 3 dimensions.
 
-        Trained on `PoissonGrid`s with obstacles, on some sizes; it sees the mask. `examples/train_conjugate_direction.py` trained it.
+        Trained on empty boxes of two sizes, which `examples/train_conjugate_direction.py` does; it serves boxes with solids and other sizes of up to some 64 points along an axis.
         """
         if dim not in (2, 3):
             raise ArgumentError("dim", f"must be 2 or 3, not {dim!r}.")

@@ -47,9 +47,9 @@ class _Memory(NamedTuple):
 class DeepConjugateDirection(KrylovSolver):
     """Conjugate directions that a network proposes, for symmetric and positive definite matrices on grids: few iterations, each of which evaluates the network.
 
-    Any network will do as far as the answer is concerned: the residual is the true one, and where a proposal is not finite, has no curvature, or is nearly orthogonal to the
-    residual (a cosine below `least_cosine`), the residual takes its place for that step, as in conjugate gradients. `stats` counts those steps as
-    `fallbacks`, and those of them where the proposal was not finite as `nonfinite`. How many iterations it takes does depend on the network: one that was trained
+    Any network will do as far as the answer is concerned: the residual is the true one, and where a proposal is not finite, has no curvature, is nearly orthogonal to the
+    residual (a cosine below `least_cosine`), or gains less than the residual itself would, the residual takes its place for that step, as in conjugate gradients; at worst
+    this is steepest descent. `stats` counts those steps as `fallbacks`, and those of them where the proposal was not finite as `nonfinite`. How many iterations it takes does depend on the network: one that was trained
     on like matrices, and whose levels span the grid, needs a small part of those of `CG`. An evaluation costs as much as some hundreds of products with a
     stencil, so that time is saved on devices on which convolutions are cheap, or where products are dear.
 
@@ -59,6 +59,8 @@ class DeepConjugateDirection(KrylovSolver):
       fluid cells, 0 in air and -1 in solids.
     - `rtol`, `atol`, `max_steps` as for every `KrylovSolver`.
     - `q`: how many directions a new one is made conjugate to: a whole number or `"all"`, for which there must be memory for two times `max_steps` vectors.
+    - `safeguard`: whether proposals are compared with the residual, at the price of one more product a step. Without it, as in the paper, a network that is far from the
+      inverse can make next to no progress.
     - `least_cosine`: see above.
     - `history`: of so many steps `stats["residuals"]` keeps the relative residual, by recurrence; not a number where there was no step.
 
@@ -85,6 +87,7 @@ class DeepConjugateDirection(KrylovSolver):
     atol: Any = 0.0
     max_steps: int | None = eqx.field(static=True, default=None)
     q: int | Literal["all"] = eqx.field(static=True, default=2)
+    safeguard: bool = eqx.field(static=True, default=True)
     least_cosine: Any = 1e-8
     history: int = eqx.field(static=True, default=0)
 
@@ -173,7 +176,16 @@ class DeepConjugateDirection(KrylovSolver):
             tried = measured(conjugate(jnp.where(finite, proposal, 0), memory), r)
             d, _, curvature, inner = tried
             good = finite & (curvature > 0) & (jnp.abs(inner) > self.least_cosine * left * jnp.linalg.norm(d))
-            d, image, curvature, inner = jax.lax.cond(good, lambda: tried, lambda: measured(conjugate(r, memory), r))
+            plain = lambda: measured(conjugate(r, memory), r)
+            if self.safeguard:
+                other = plain()
+                good = good & ~(_gain(*other[2:]) > _gain(*tried[2:]))
+                chosen = jax.tree.map(lambda a, b: jnp.where(good, a, b), tried, other)
+                used = 2
+            else:
+                chosen = jax.lax.cond(good, lambda: tried, plain)
+                used = jnp.where(good, 1, 2)
+            d, image, curvature, inner = chosen
             broken = ~(curvature > 0) | ~memory.sound
             length = jnp.where(broken, 0, inner / jnp.where(broken, 1, curvature))
             move, r = move + length * d, r - length * image
@@ -192,7 +204,7 @@ class DeepConjugateDirection(KrylovSolver):
                     images=memory.images.at[at].set(jnp.where(broken, 0, image)),
                     curvatures=memory.curvatures.at[at].set(jnp.where(broken, 1, curvature)),
                 )
-            return move, r, left, step + 1, products + jnp.where(good, 1, 2), broken, memory
+            return move, r, left, step + 1, products + used, broken, memory
 
         none = jnp.int32(0)
         begin = (jnp.zeros_like(residual), residual, left, none, none, jnp.array(False), memory)
@@ -205,6 +217,11 @@ class DeepConjugateDirection(KrylovSolver):
     def transpose(self, state: KrylovState, options: dict[str, Any]):
         turned, options = super().transpose(state, options)
         return turned._replace(memory=state.memory._replace(strict=jnp.array(False))), options
+
+
+def _gain(curvature: Float[Array, ""], inner: Float[Array, ""]) -> Float[Array, ""]:
+    """By how much the best step along a direction reduces the square of the error's norm."""
+    return jnp.where(curvature > 0, inner**2 / jnp.where(curvature > 0, curvature, 1), 0)
 
 
 def _tolerance(dtype: Any) -> float:

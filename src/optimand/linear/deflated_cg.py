@@ -39,9 +39,9 @@ class DeflatedCG(KrylovSolver):
     find them once: `answer.stats["space"]` is what to carry on.
 
     ```python
-    operator = om.linear.StencilOperator.laplacian((16, 16))
     import lineax as lx
 
+    operator = om.linear.StencilOperator.laplacian((16, 16))
     solver = om.linear.DeflatedCG(1e-4, count=4, lanczos=40)
     space = lx.linear_solve(operator, jnp.ones((16, 16)), solver).stats["space"]
     state = solver.init(operator, {"space": space})

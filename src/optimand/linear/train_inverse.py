@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from ..core.errors import ArgumentError
 from .grid_cells import GridCells, flat_product
-from .lanczos import ritz_pairs
+from .lanczos import RitzPairs, ritz_pairs
 
 __all__ = ["RitzSampler", "RitzVectors", "step_loss", "train_inverse"]
 
@@ -73,11 +73,11 @@ class RitzSampler:
 
     def of(self, operator: lx.AbstractLinearOperator) -> RitzVectors:
         """The Ritz vectors of this operator, which must be known."""
-        cells, product = GridCells.of(operator), flat_product(operator)
+        cells = GridCells.of(operator)
         key = jax.random.key(0) if self.key is None else self.key
         count = min(self.n_ritz, cells.size)
         start = jax.random.normal(key, (cells.size,), cells.dtype)
-        pairs = jax.jit(lambda v: ritz_pairs(product, product(v), count))(start)
+        pairs = _ritz_pairs(operator, start, count)
         kept = (jnp.arange(count) < pairs.there) & (pairs.values >= 1e-8)
         if not jnp.any(kept):
             raise ArgumentError("operator", "has no Ritz value of at least 1e-8: is it positive definite?")
@@ -85,6 +85,12 @@ class RitzSampler:
         theta = self.n_ritz // 20 if self.theta is None else self.theta
         lower = jnp.arange(len(values)) < len(values) // 2 + theta
         return RitzVectors(values, vectors, jnp.where(lower, self.amplitude, 1.0).astype(values.dtype))
+
+
+@eqx.filter_jit
+def _ritz_pairs(operator: lx.AbstractLinearOperator, start: Float[Array, " n"], count: int) -> RitzPairs:
+    product = flat_product(operator)
+    return ritz_pairs(product, product(start), count)
 
 
 def step_loss(net: Callable, operator: lx.AbstractLinearOperator, samples: Float[Array, "batch n"]) -> Float[Array, ""]:

@@ -8,7 +8,7 @@ grids. Right-hand sides are white noise, smooth modes, a dipole, and those of th
 - `DeflatedCG`: without the lowest `deflated` Ritz vectors of the matrix at hand, which are found before and not counted.
 - `DCDM q=...`: the network's directions, made conjugate to the last q.
 - `FCG network`: flexible conjugate gradients with the network as a preconditioner; in exact arithmetic the same as q=1.
-- `DCDM pretrained`: with the network of the package, which has more levels, sees the mask, and was trained on solids and several sizes.
+- `DCDM pretrained`: with the network of the package, which has one more level and was trained on empty boxes of two sizes.
 - `CG multigrid`: conjugate gradients with a geometric V-cycle, which knows the stencil: what to use on a CPU.
 
 On the grid `n_far` the network of the run does not see from one side of the domain to the other, which the table says; the fallback and the line search leave it convergent, but
@@ -316,7 +316,7 @@ def _scenes(settings: Settings, dim: int, n: int, key: Any, *, smoke: bool = Tru
         from optimand.physics import smoke_systems
 
         solid = solid_of("smoke", n, dim)
-        frames = smoke_systems((n,) * dim, settings.smoke_steps, settings.smoke_every, solid, key)
+        frames = smoke_systems((n,) * dim, settings.smoke_steps, settings.smoke_every, solid, key=key)
         systems = [(operator, np.asarray(b, float).ravel()) for operator, b in frames]
         scenes.append(Scene("smoke", [(operator, b) for operator, b in systems if np.any(b)]))
     return scenes
