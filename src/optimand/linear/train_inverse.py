@@ -96,6 +96,7 @@ def _ritz_pairs(operator: lx.AbstractLinearOperator, start: Float[Array, " n"], 
 def step_loss(net: Callable, operator: lx.AbstractLinearOperator, samples: Float[Array, "batch n"]) -> Float[Array, ""]:
     """The mean over unit vectors b of |b - alpha A f(b)|^2, for the best alpha."""
     cells, product = GridCells.of(operator), flat_product(operator)
+    net = getattr(net, "in_training", net)
 
     def left(b: Float[Array, " n"]) -> Float[Array, ""]:
         direction = cells.propose(net, b)
