@@ -7,7 +7,7 @@ grids. Right-hand sides are white noise, smooth modes, a dipole, and those of th
 - `CG`, `Jacobi-CG`, `IC(0)-CG`: conjugate gradients, by themselves and preconditioned.
 - `DeflatedCG`: without the lowest `deflated` Ritz vectors of the matrix at hand, which are found before and not counted.
 - `DCDM q=...`: the network's directions, made conjugate to the last q.
-- `FCG network`: flexible conjugate gradients with the network as a preconditioner; in exact arithmetic the same as q=1.
+- `FCG network`: flexible conjugate gradients with the network as a preconditioner; q=1 without the safeguard.
 - `DCDM pretrained`: with the network of the package, which has one more level and was trained on empty boxes of two sizes.
 - `CG multigrid`: conjugate gradients with a geometric V-cycle, which knows the stencil: what to use on a CPU.
 
