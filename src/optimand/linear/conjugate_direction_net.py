@@ -201,7 +201,7 @@ def _convolved(layer: eqx.nn.Conv, x: Float[Array, "channels *grid"], looped: bo
         planes = jnp.concatenate([padded[:, k : k + depth] for k in range(3)])
         kernel = jnp.concatenate([layer.weight[:, :, k] for k in range(3)], axis=1)
         y = jax.lax.conv_general_dilated(jnp.swapaxes(planes, 0, 1), kernel, (1, 1), ((1, 1), (1, 1)))
-        return jnp.swapaxes(y, 0, 1) + layer.bias
+        return jnp.swapaxes(y, 0, 1) + jnp.asarray(layer.bias)
     rows, columns = x.shape[1] + 2, x.shape[2] + 2
     flat = jnp.pad(x, [(0, 0), (1, 1), (1, 1)]).reshape(x.shape[0], -1)
     length = flat.shape[1] - 2 * columns - 2
@@ -209,7 +209,7 @@ def _convolved(layer: eqx.nn.Conv, x: Float[Array, "channels *grid"], looped: bo
     slices = jnp.concatenate([flat[:, i * columns + j : i * columns + j + length] for i, j in neighbours])
     kernel = jnp.concatenate([layer.weight[:, :, i, j] for i, j in neighbours], axis=1)
     y = jnp.pad(kernel @ slices, [(0, 0), (0, 2 * columns + 2)]).reshape(-1, rows, columns)
-    return y[:, :-2, :-2] + layer.bias
+    return y[:, :-2, :-2] + jnp.asarray(layer.bias)
 
 
 def _apply(pairs: tuple[_Pair, ...], x: Array, cells: Array | None, inside: Array | float, looped: bool) -> Array:

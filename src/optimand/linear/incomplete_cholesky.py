@@ -8,7 +8,7 @@ For M-matrices all pivots are positive. For other positive definite ones they ne
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -96,7 +96,8 @@ def incomplete_cholesky(matrix: scipy.sparse.csc_array, shift: float = 0.0) -> s
     empty = np.diff(full.indptr) == 0
     rows = scipy.sparse.csr_array(rows + scipy.sparse.diags_array(shift * matrix.diagonal() + empty, shape=matrix.shape))
     rows.sort_indices()
-    indptr, columns, data = rows.indptr.tolist(), rows.indices.tolist(), rows.data.astype(float).tolist()
+    lists: Any = (rows.indptr.tolist(), rows.indices.tolist(), rows.data.astype(float).tolist())
+    indptr, columns, data = lists
     done: list[dict[int, float]] = []
     for i in range(len(indptr) - 1):
         row: dict[int, float] = {}

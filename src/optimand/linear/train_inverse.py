@@ -154,7 +154,7 @@ def train_inverse(
     begun = time.perf_counter()
     sampler = RitzSampler() if sampler is None else sampler
     systems = [(operator, sampler.of(operator)) for operator in operators]
-    key, aside = jax.random.split(jax.random.key(0) if key is None else key)
+    draws, aside = jax.random.split(jax.random.key(0) if key is None else key)
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, max(1, steps)))
 
     @eqx.filter_jit
@@ -186,7 +186,7 @@ def train_inverse(
                     best, least = net, loss
             if over:
                 return best
-            net, state = step(net, state, *systems[number % len(systems)], jax.random.fold_in(key, number))
+            net, state = step(net, state, *systems[number % len(systems)], jax.random.fold_in(draws, number))
             number += 1
     except KeyboardInterrupt:
         return best

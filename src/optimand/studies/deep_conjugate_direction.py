@@ -191,9 +191,9 @@ def _methods(settings: Settings, net: Any, pretrained: Any) -> dict[str, Any]:
         "CG multigrid": lambda rtol: CG(rtol, max_steps=cap, preconditioner=Multigrid()),
     }
     for q in settings.q:
-        solvers[f"DCDM q={q}"] = lambda rtol, q=q: DeepConjugateDirection(net, rtol, max_steps=cap, q=q)
+        solvers[f"DCDM q={q}"] = lambda rtol, q=q: DeepConjugateDirection(net=net, rtol=rtol, max_steps=cap, q=q)
     solvers["FCG network"] = lambda rtol: FlexibleCG(rtol, max_steps=cap, preconditioner=NetworkPreconditioner(net))
-    solvers["DCDM pretrained"] = lambda rtol: DeepConjugateDirection(pretrained, rtol, max_steps=cap, q=max(settings.q))
+    solvers["DCDM pretrained"] = lambda rtol: DeepConjugateDirection(net=pretrained, rtol=rtol, max_steps=cap, q=max(settings.q))
     return {name: Method(name, solver, settings.deflated) for name, solver in solvers.items()}
 
 
