@@ -138,7 +138,7 @@ class ConjugateDirectionNet(eqx.Module):
             return _apply(self.bottom, x, cells, inside, looped)
         level = levels[0]
         x = _apply(level.down, x, cells, inside, looped)
-        below = 1.0 if isinstance(inside, float) else (_means(inside[None])[0] > 0).astype(jnp.float32)
+        below = 1.0 if isinstance(inside, float) else (_means(jnp.asarray(inside)[None])[0] > 0).astype(jnp.float32)
         coarse = self._through(_means(x), None if cells is None else _means(cells), below, levels[1:], looped)
         for axis in range(1, x.ndim):
             coarse = jnp.repeat(coarse, 2, axis)
