@@ -4,9 +4,18 @@ The cost is a matrix, a `PointCloud` or a `Grid`; the last two are evaluated as 
 penalty and moderate accuracy, `SinkhornNewtonSparse` for a weak one or for high accuracy, `SinkhornNewton` where its plans are not sparse or do not
 fit into memory. Derivatives follow from the marginal conditions, whatever the method was, and those of the regularised value from the potentials
 alone: `Coupling.envelope`.
+
+Between samples of two distributions, in some dimensions, `EntropicBridge` asks for the Schrödinger bridge: a process, of which a coupling has the ends. Its
+solution, `LightSB`, extends to points that nobody has seen.
 """
 
+from .bures import bures_wasserstein, bw_uvp, cbw_uvp, gaussian_plan
 from .costs import Cost, CostMatrix, Grid, PointCloud
+from .energy_distance import energy_distance
+from .entropic_bridge import EntropicBridge
+from .light_sb import LightSB
+from .light_sb_fit import LightSBFit
+from .mixture_benchmark import MixtureBenchmark
 from .problem import Coupling, Potentials, lyapunov_potential
 from .rounding import rounded, sparsify_coupling
 from .sinkhorn import Sinkhorn
@@ -17,12 +26,21 @@ __all__ = [
     "Cost",
     "CostMatrix",
     "Coupling",
+    "EntropicBridge",
     "Grid",
+    "LightSB",
+    "LightSBFit",
+    "MixtureBenchmark",
     "PointCloud",
     "Potentials",
     "Sinkhorn",
     "SinkhornNewton",
     "SinkhornNewtonSparse",
+    "bures_wasserstein",
+    "bw_uvp",
+    "cbw_uvp",
+    "energy_distance",
+    "gaussian_plan",
     "lyapunov_potential",
     "rounded",
     "sparsify_coupling",
