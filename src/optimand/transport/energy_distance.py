@@ -1,5 +1,6 @@
 r"""The energy distance between two sets of points (Székely and Rizzo 2013): zero, in expectation, if and only if they come from one distribution."""
 
+import functools
 from typing import Any
 
 import jax
@@ -27,13 +28,14 @@ def energy_distance(x: Any, y: Any, block: int = 512) -> Float[Array, ""]:
     n, m = x.shape[0], y.shape[0]
     middle = jnp.mean(x, 0)
     x, y = x - middle, y - middle  # the less the length of points exceeds their distance, the less is lost below
-    between = _sum_of_distances(x, y, block) / (n * m)
-    return between - _sum_of_distances(x, x, block) / (2 * n * (n - 1)) - _sum_of_distances(y, y, block) / (2 * m * (m - 1))
+    between = _sum_of_distances(x, y, False, block) / (n * m)
+    within = [_sum_of_distances(points, points, True, block) / (2 * count * (count - 1)) for points, count in ((x, n), (y, m))]
+    return between - within[0] - within[1]
 
 
-def _sum_of_distances(x: Array, y: Array, block: int) -> Array:
+@functools.partial(jax.jit, static_argnums=(2, 3))  # compiled once for arrays of one shape
+def _sum_of_distances(x: Array, y: Array, same: bool, block: int) -> Array:
     lengths = jnp.sum(y**2, -1)
-    same = x is y
 
     def of_row(row_and_number):
         row, number = row_and_number

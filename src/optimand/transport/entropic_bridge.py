@@ -101,7 +101,7 @@ class EntropicBridge(Objective):
         """The bridge with this mixture, and the epsilon, origin and scale of this problem."""
         return LightSB(mixture, self.epsilon, self.origin, self.scale)
 
-    def loss(self, mixture: Mixture, x0: Float[Array, "n d"], x1: Float[Array, "m d"]) -> tuple[Float[Array, ""], Float[Array, " components"]]:
+    def relative_entropy(self, mixture: Mixture, x0: Float[Array, "n d"], x1: Float[Array, "m d"]) -> tuple[Float[Array, ""], Float[Array, " components"]]:
         """L over these points, and how much of the mass that leaves x0 goes to each component."""
         model = self.model(mixture)
         logits = model.logits(x0)

@@ -100,7 +100,7 @@ class LightSBFit(Method):
         assert key is not None  # `solve` insists on one
         for_centres, for_batch = jax.random.split(key)
         mixture = guess.mixture if guess.components else self._placed(problem, for_centres)
-        value, shares = problem.loss(mixture, *problem.batch(for_batch, self.batch))
+        value, shares = problem.relative_entropy(mixture, *problem.batch(for_batch, self.batch))
         inner = jax.tree.map(jnp.asarray, self._transformation().init(mixture))
         none = jnp.zeros((), jnp.int32)
         counters = Counters.zero().add(values=1, samples=2 * self.batch)
@@ -122,7 +122,7 @@ class LightSBFit(Method):
     def step(self, problem: EntropicBridge, state: LightSBState, *, key: Array | None) -> LightSBState:
         assert key is not None
         x0, x1 = problem.batch(key, self.batch)
-        (value, shares), gradient = jax.value_and_grad(problem.loss, has_aux=True)(state.mixture, x0, x1)
+        (value, shares), gradient = jax.value_and_grad(problem.relative_entropy, has_aux=True)(state.mixture, x0, x1)
         updates, inner = self._transformation().update(gradient, state.inner, state.mixture)
         inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
         mixture = optax.apply_updates(state.mixture, updates)
