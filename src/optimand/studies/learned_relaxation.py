@@ -201,7 +201,7 @@ def _shifted(settings: Settings, key: Any, out: Run) -> Findings:
             rows.append([name, policy, all_, end])
         curves = {policy: np.stack([np.cumsum(one) / np.arange(1, len(one) + 1) for one in sequences]) for policy, sequences in spent.items() if policy != "omega = 1"}
         drawn[f"A. Mean sweeps so far, shifts of {name}"] = figures.curves(curves, xlabel="systems", ylabel="mean sweeps", log="x", title=f"Shifted systems, {name}")
-    metrics["A: counts of the table beside SOR's own, furthest"] = furthest
+    metrics["A: counts of the table beside SOR's own, furthest"] = float(furthest)
     columns = ["shifts", "policy", "mean sweeps", f"over the last {last}"]
     note = f"{settings.trials} sequences of {settings.shifted_steps} systems of {settings.shifted_side**2} unknowns, to {settings.rtol:g}."
     return Findings(metrics, [Table("A. Shifted systems, successive over-relaxation", columns, rows, note)], drawn)
