@@ -259,6 +259,7 @@ def test_rigid_body_modes_are_those_of_a_body_that_is_not_held():
         np.testing.assert_allclose(np.einsum("ijd,ijd->ij", x[:, None] - x, u[:, None] - u), 0, atol=1e-12)
 
 
+@pytest.mark.thorough
 def test_a_w_cycle_takes_fewer_steps_and_more_smoothing_does_too():
     matrix = grid(80)
     plain, double_, more = (steps(matrix, SmoothedAggregation(coarsest=30, **s)) for s in ({}, {"cycle": "W"}, {"smoothing": 4}))

@@ -136,7 +136,7 @@ def test_the_number_of_weights_is_that_of_the_plan():
     assert sum(leaf.size for leaf in jax.tree.leaves(net) if hasattr(leaf, "dtype")) == 26_292
 
 
-@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("levels", [1, pytest.param(3, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("mask_channel", [False, True])
 def test_a_grid_that_does_not_divide_is_padded_and_no_point_is_lost(levels, mask_channel):
     net = small(levels=levels, mask_channel=mask_channel)
@@ -169,6 +169,7 @@ def ball(shape, centre, radius):
     return np.sum((places - np.array(centre)) ** 2, axis=-1) < radius**2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(48, 40), (12, 14, 10)])
 def test_the_networks_of_the_package_save_iterations(shape):
     solid = ball(shape, [0.4] * len(shape), 0.21)

@@ -29,7 +29,7 @@ def solid_faces(solid):
         yield np.take(padded, range(padded.shape[axis] - 1), axis) | np.take(padded, range(1, padded.shape[axis]), axis)
 
 
-@pytest.mark.parametrize("shape, boundary", [((12, 16), "air"), ((12, 16), "solid"), ((6, 6, 8), "solid")])
+@pytest.mark.parametrize("shape, boundary", [((12, 16), "air"), ((12, 16), "solid"), pytest.param((6, 6, 8), "solid", marks=pytest.mark.thorough)])
 def test_the_flow_has_no_divergence_and_does_not_cross_walls(shape, boundary):
     solid = np.asarray(ball_mask(shape, 0.2))
     smoke = Smoke(shape, solid, source=puff(shape), boundary=boundary, solver=CG(1e-12))
@@ -97,6 +97,7 @@ def test_a_mirror_image_stays_one(shape):
     assert float(jnp.sum(state.velocity[-1])) > 0  # upwards
 
 
+@pytest.mark.thorough
 def test_in_a_closed_box_mass_is_lost_at_first_order_only_and_no_density_is_made():
     """Interpolation at points moved by v dt is conservative up to the size of the cells; a finer grid keeps the mass better."""
     lost = []

@@ -14,6 +14,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
     settings = light_bridge.Settings(**{**SMALL, "parts": ("benchmark", "cells")})
     found = light_bridge.run(settings, jax.random.key(0), Run(tmp_path, verbose=False))

@@ -9,6 +9,7 @@ from optimand.studies import sinkhorn_newton
 from optimand.studies.base import Run
 
 
+@pytest.mark.thorough
 def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
     settings = sinkhorn_newton.Settings(**{**sinkhorn_newton.QUICK, "cases": ("assignment", "points"), "n": 20, "points": 15, "etas": (30.0,)})
     found = sinkhorn_newton.run(settings, jax.random.key(0), Run(tmp_path, verbose=False))

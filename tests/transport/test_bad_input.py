@@ -37,6 +37,7 @@ def test_duplicated_points_share_the_plan_of_their_sum(method):
     np.testing.assert_allclose(doubled[1:5], plan[1:], atol=1e-10)
 
 
+@pytest.mark.thorough
 def test_equal_clouds_of_equal_points_have_finite_derivatives():
     x = jnp.ones((4, 2))
     for cost in ("sqeuclidean", "euclidean"):

@@ -76,6 +76,7 @@ def test_gaussians_of_different_width_come_near_the_unregularised_closed_form():
     np.testing.assert_allclose(found, (0.4, 0.3 * 0.4 + 0.7 * 0.8), atol=5e-3)
 
 
+@pytest.mark.thorough
 def test_all_plans_have_the_barycentre_as_their_marginal():
     costs, b = measures()
     problem = Barycentre(costs, b, jnp.array([0.5, 0.3, 0.2]), epsilon=0.05)
@@ -201,6 +202,7 @@ def test_the_derivative_with_respect_to_shares_at_a_vertex():
 # Points that move.
 
 
+@pytest.mark.thorough
 def test_moving_points_find_the_mean_of_translates():
     rng = np.random.default_rng(0)
     y = jnp.asarray(rng.normal(size=(12, 2)))

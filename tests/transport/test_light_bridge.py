@@ -143,6 +143,7 @@ def test_the_drift_with_one_component_is_linear_and_takes_a_time_for_each_point(
     np.testing.assert_allclose(model.drift(x, times), jnp.stack([model.drift(one, t) for one, t in zip(x, times, strict=True)]), atol=1e-12)
 
 
+@pytest.mark.thorough
 def test_diagonal_and_full_are_the_same_without_turning():
     diagonal = bridge(full=False)
     full = eqx.tree_at(lambda m: m.mixture.turn, diagonal, jnp.zeros((4, 3, 3)), is_leaf=lambda leaf: leaf is None)

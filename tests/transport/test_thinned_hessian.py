@@ -46,6 +46,7 @@ def test_with_all_entries_it_is_the_inverse_and_it_is_symmetric():
             np.testing.assert_allclose(back.g, u.g, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_products_with_the_whole_plan_are_few_where_they_were_many():
     problem, x = assignment()
     product, rhs = hessian(problem, x), jax.grad(problem.transport_cost)(x)

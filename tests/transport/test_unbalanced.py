@@ -156,6 +156,7 @@ def test_derivatives_by_the_envelope_theorem_the_implicit_function_theorem_and_d
     np.testing.assert_allclose(jnp.stack(ours), jnp.stack(others), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.thorough
 def test_on_blocks_and_with_forbidden_pairs():
     x, y = (jnp.asarray(np.random.default_rng(i).normal(size=(20 + i, 2))) for i in (0, 1))
     problems = [UnbalancedCoupling(PointCloud(x, y, dense_below=below, block=6), epsilon=0.1, tau=0.5, relative=True) for below in (0, 1000)]

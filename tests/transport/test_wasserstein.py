@@ -96,6 +96,7 @@ def test_equal_measures_and_a_gap_out_of_reach():
     assert not few.met and few.solves == 2 and few.lower <= wasserstein(x, y, gap=1e-4).upper <= few.upper + 1e-3
 
 
+@pytest.mark.thorough
 def test_single_precision_and_a_method_of_ones_own():
     x, y = (cloud.astype(np.float32) for cloud in clouds(15, 15))
     found = wasserstein(x, y, gap=0.02, method=Sinkhorn(1e-3))

@@ -19,10 +19,10 @@ from .costs import as_floats
 __all__ = ["bures_wasserstein", "bw_uvp", "cbw_uvp", "gaussian_plan", "moments"]
 
 
-def bures_wasserstein(
-    mean0: Float[Array, "*n d"], covariance0: Float[Array, "*n d d"], mean1: Float[Array, "*n d"], covariance1: Float[Array, "*n d d"]
-) -> Float[Array, "*n"]:
-    """The squared distance, with the factor 1/2 of the cost above. Covariances may be singular."""
+def bures_wasserstein(mean0: Any, covariance0: Any, mean1: Any, covariance1: Any) -> Float[Array, "*n"]:
+    """The squared distance, with the factor 1/2 of the cost above, between means (..., d) and covariances (..., d, d), which may be singular."""
+    mean0, covariance0 = as_floats("mean0", mean0), as_floats("covariance0", covariance0)
+    mean1, covariance1 = as_floats("mean1", mean1), as_floats("covariance1", covariance1)
     root = matrix_power(covariance0, 0.5)
     between = jnp.linalg.eigvalsh(root @ covariance1 @ root)
     traces = jnp.trace(covariance0, axis1=-2, axis2=-1) + jnp.trace(covariance1, axis1=-2, axis2=-1)
@@ -63,9 +63,12 @@ def cbw_uvp(
 
 
 def gaussian_plan(
-    mean0: Float[Array, " d"], covariance0: Float[Array, "d d"], mean1: Float[Array, " d"], covariance1: Float[Array, "d d"], epsilon: Any
+    mean0: Any, covariance0: Any, mean1: Any, covariance1: Any, epsilon: Any
 ) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
-    """The Schrödinger bridge between Gaussians, y given x: a matrix A, a vector b and a covariance, with y ~ N(A x + b, covariance)."""
+    """The Schrödinger bridge between Gaussians, of means (d,) and covariances (d, d), y given x: a matrix A, a vector b and a covariance, with
+    y ~ N(A x + b, covariance)."""
+    mean0, covariance0 = as_floats("mean0", mean0), as_floats("covariance0", covariance0)
+    mean1, covariance1 = as_floats("mean1", mean1), as_floats("covariance1", covariance1)
     root, inverse = matrix_power(covariance0, 0.5), matrix_power(covariance0, -0.5)
     identity = jnp.eye(mean0.size, dtype=mean0.dtype)
     d = matrix_power(4 * root @ covariance1 @ root + epsilon**2 * identity, 0.5)
