@@ -18,7 +18,7 @@ from optimand.transport import (
     SinkhornNewtonSparse,
     sparsify_coupling,
 )
-from optimand.transport.newton_iteration import conjugate_gradients, newton_system
+from optimand.transport.newton_iteration import cholesky, conjugate_gradients, newton_system
 from optimand.transport.rounding import largest
 from optimand.transport.sinkhorn_newton_sparse import _products
 
@@ -94,6 +94,27 @@ def test_newton_steps_to_machine_precision_where_sweeps_are_thousands():
     solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=5))
     assert solution.result == om.Result.converged and problem.marginal_error(solution.value) <= 2e-12
     assert solution.state.sweeps <= 30 and solution.state.newton_steps <= 30
+
+
+@pytest.mark.parametrize("n, density", [(40, 5), (100, 5), (100, 15)])
+def test_parts_that_hardly_exchange_mass_do_not_stop_it(n, density):
+    problem = assignment(n=n, eta=1200.0)
+    solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=density), budget=om.Budget(steps=200))
+    assert solution.result == om.Result.converged and problem.marginal_error(solution.value) <= 2e-12
+    assert solution.state.newton_steps <= 45
+
+
+def test_a_link_far_below_the_mass_of_its_points_is_not_lost_in_the_factorisation():
+    link = 1e-9
+    block = jnp.array([[1.0, 0.5], [0.4, 2.0]])
+    plan = jnp.block([[block, jnp.full((2, 2), link)], [jnp.zeros((2, 2)), 3 * block]])
+    rows, columns = plan.sum(1), plan.sum(0)
+    lack = Potentials(jnp.array([1e-9, 0.0, -1e-9, 0.0]), jnp.zeros(4))
+    found = newton_system(plan.__matmul__, plan.T.__matmul__, rows, columns, lack, cholesky(plan, rows, columns)).move
+    left = (rows * found.f + plan @ found.g - lack.f, plan.T @ found.f + columns * found.g - lack.g)
+    np.testing.assert_allclose(jnp.concatenate(left), 0, atol=1e-14)
+    across = found.f[:2, None] + found.g[None, 2:]  # what is lacking on one side is moved over its four links
+    np.testing.assert_allclose(jnp.sum(link * across), 1e-9, rtol=1e-5)
 
 
 def test_with_all_entries_it_takes_the_steps_of_dense_newton():
