@@ -309,3 +309,46 @@ def test_optax_steps_inside_a_hypergradient():
     for _ in range(150):
         t, state = step(t, state)
     np.testing.assert_allclose(t, 0.3 + 0.3**3, atol=1e-2)
+
+
+class Stretched(om.core.problem.Objective):
+    """Curvatures over ten orders of magnitude, and a problem that knows their inverse."""
+
+    curvatures: jax.Array
+    target: jax.Array
+
+    def value(self, x, *, key=None):
+        return jnp.sum(self.curvatures * (x - self.target) ** 2) / 2
+
+    def traced(self, guess):
+        return self
+
+    def preconditioner(self, value):
+        return lambda: lambda rhs: rhs / self.curvatures
+
+
+def test_a_preconditioner_of_the_problem_is_used_where_conjugate_gradients_are_slow():
+    class AtOnce(om.Method):
+        problem = om.core.problem.Objective
+
+        def init(self, problem, guess, *, key):
+            return problem.target + 0 * guess
+
+        def step(self, problem, state, *, key):
+            return state
+
+        def done(self, problem, state):
+            return jnp.array(True)
+
+        def answer(self, problem, state):
+            return state
+
+    curvatures, target = jnp.logspace(-5, 5, 200), jnp.sin(jnp.arange(200.0))
+
+    def run(target, preconditioner=None):
+        adjoint = om.Implicit(max_steps=150, preconditioner=preconditioner)
+        return jnp.sum(jnp.cos(om.solve(Stretched(curvatures, target), AtOnce(), jnp.zeros(200), adjoint=adjoint).value))
+
+    np.testing.assert_allclose(jax.jit(jax.grad(run))(target), -jnp.sin(target), atol=1e-6)
+    with pytest.warns(RuntimeWarning, match="was not solved"):
+        jax.block_until_ready(jax.jit(jax.grad(lambda target: run(target, lambda rhs: rhs)))(target))

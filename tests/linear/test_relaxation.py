@@ -5,10 +5,20 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse
 
 import optimand as om
-from optimand.linear import CG, GMRES, SOR, SSOR, SparseOperator, optimal_omega, sor_iteration_bound
+from optimand.linear import (
+    CG,
+    GMRES,
+    SOR,
+    SSOR,
+    SparseOperator,
+    conjugate_gradient_bound,
+    optimal_omega,
+    sor_iteration_bound,
+)
 from optimand.linear.sweeps import Sweeps
 
 POSITIVE = lx.positive_semidefinite_tag
@@ -251,6 +261,46 @@ def test_the_bound_is_that_of_the_spectral_radius():
     assert sor_iteration_bound(1.0, 0.0) == 1 and jnp.all(sor_iteration_bound(omegas, beta, tau=0.3) > sor_iteration_bound(omegas, beta))
 
 
+@pytest.mark.parametrize("ordering", ["natural", "redblack"])
+def test_the_bound_of_conjugate_gradients_rests_on_the_spectrum_of_the_preconditioned_matrix(ordering):
+    """q and 1 enclose it, and the rate is the one that they give."""
+    operator = random_positive(2)[0]
+    matrix = np.asarray(operator.as_matrix())
+    side = Sweeps.of(operator.pattern, ordering).side
+    lower = np.zeros((30, 30))
+    lower[np.asarray(operator.pattern.rows), np.asarray(operator.pattern.columns)] = np.where(np.asarray(side) < 0, np.asarray(operator.data), 0)
+    d = np.diag(np.diag(matrix))
+    kappa = np.linalg.cond(matrix)
+    for omega in (0.4, 1.0, 1.6):
+        m = np.asarray(dense_ssor(operator, omega, side))
+        spectrum = scipy.linalg.eigvalsh(matrix, m)
+        top = lambda one: scipy.linalg.eigvalsh(one, matrix)[-1]
+        least = (2 - omega) / (1 + (2 - omega) ** 2 * top(d) / (4 * omega) + omega * top(lower @ np.linalg.inv(d) @ lower.T - d / 4))
+        assert 0 < least <= spectrum[0] * (1 + 1e-9) and spectrum[-1] <= 1 + 1e-9
+        # Chebyshev's polynomial on [least, 1] has to fall below rtol / sqrt(kappa).
+        steps = float(conjugate_gradient_bound(operator, omega, 1e-6, ordering)) - 1
+        np.testing.assert_allclose(np.cosh(steps * np.arccosh((1 + least) / (1 - least))), np.sqrt(kappa) / 1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make, size", [(line, 40), (poisson, 12), (poisson, 24)], ids=["line", "grid", "grid by ARPACK"])
+def test_measured_steps_are_below_the_bound_which_is_least_near_the_best_parameter(make, size):
+    operator = make(size)
+    grid = jnp.linspace(0.5, 1.95, 30)
+    bounds = conjugate_gradient_bound(operator, grid, 1e-8)
+    b = jnp.asarray(np.random.default_rng(4).normal(size=operator.shape[0]))
+    count = lambda omega: lx.linear_solve(operator, b, CG(1e-8, preconditioner=SSOR(omega))).stats["num_steps"]
+    counts = np.asarray(jax.lax.map(count, grid))
+    assert np.all(counts <= bounds)
+    if make is line:  # there few steps are enough for another reason: a small matrix has few eigenvalues
+        return
+    assert counts[np.argmin(bounds)] <= 1.15 * counts.min() and counts.max() > 1.5 * counts.min()
+
+
+def test_the_bound_of_a_diagonal_matrix_with_one_is_a_step():
+    diagonal = SparseOperator.from_scipy(scipy.sparse.diags_array([1.0, 2.0, 5.0]), POSITIVE)
+    np.testing.assert_allclose(conjugate_gradient_bound(diagonal, 1.0), 1.0, atol=1e-4)
+
+
 def with_diagonal(value):
     return SparseOperator.from_entries(jnp.array([2.0, value, 2.0]), [0, 1, 2], [0, 1, 2], (3, 3))
 
@@ -272,6 +322,13 @@ BAD = {
     "complex eigenvalues": lambda: optimal_omega(SparseOperator.from_scipy(scipy.sparse.csr_array([[1.0, 0.5], [-0.5, 1.0]]))),
     "beta": lambda: sor_iteration_bound(1.0, 1.0),
     "rtol.*above 0": lambda: sor_iteration_bound(1.0, 0.5, 0.0),
+    "traced, but the spectrum": lambda: jax.jit(lambda data: conjugate_gradient_bound(line(3).with_data(data), 1.0))(line(3).data),
+    "tagged as positive semidefinite": lambda: conjugate_gradient_bound(poisson(3, 0.2), 1.0),
+    "positive definite, but its least": lambda: conjugate_gradient_bound(
+        SparseOperator.from_scipy(scipy.sparse.csr_array([[1.0, 2.0], [2.0, 1.0]]), POSITIVE), 1.0
+    ),
+    "omega.*2.5": lambda: conjugate_gradient_bound(line(3), jnp.array([1.0, 2.5])),
+    "rtol.*1.0": lambda: conjugate_gradient_bound(line(3), 1.0, 1.0),
     "tau": lambda: sor_iteration_bound(1.0, 0.5, tau=1.0),
 }
 

@@ -1,5 +1,7 @@
 """Sequences whose solver's parameter is learned: from its own solves only, and none of them lost."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -85,6 +87,24 @@ def test_a_cost_of_ones_own_and_a_loop_of_ones_own():
     assert memory.total == 2 * answer.iterations
 
 
+@pytest.mark.parametrize("name", ["TsallisINFContextual", "ChebCB"])
+def test_a_context_outside_of_its_bounds_warns_once_is_clipped_and_counted(name):
+    bounds = (0.2, 0.3)
+    inside = lambda step: jnp.clip(0.1 + 0.045 * step, *bounds)
+    run = lambda context: om.solve(sequence(6), TunedSequence(sor, LEARNERS[name](bounds), context=context), key=jax.random.key(3), budget=om.Budget(steps=6))
+    with pytest.warns(RuntimeWarning, match="context 0.1 lies outside of context_bounds .0.2, 0.3.") as seen:
+        solution = run(lambda step: 0.1 + 0.045 * step)  # 0.1, 0.145, 0.19, 0.235, 0.28, 0.325
+        jax.effects_barrier()
+    assert len([one for one in seen if one.category is RuntimeWarning]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        clipped = run(inside)
+        jax.effects_barrier()
+    assert solution.state.memory.clipped == 4 and clipped.state.memory.clipped == 0
+    np.testing.assert_array_equal(solution.state.chosen, clipped.state.chosen)
+    np.testing.assert_array_equal(solution.state.iterations, clipped.state.iterations)
+
+
 def shifted(theta):
     matrix = lambda p: jnp.diag(jnp.array([1.0, 2.0, 3.0], p.dtype) + p**2)
     return LinearSequence(lambda p: (lx.MatrixLinearOperator(matrix(p), lx.positive_semidefinite_tag), jnp.ones(3, p.dtype)), theta)
@@ -103,6 +123,7 @@ def test_it_conforms(check):
     [
         (lambda: TunedSequence(CG(1e-8), TsallisINF(GRID)), "solver"),
         (lambda: TunedSequence(sor, 3), "learner"),
+        (lambda: TunedSequence(sor, TsallisINF(np.array([1.5, 2.0]))), "omega.*2.0"),
         (lambda: TunedSequence(sor, TsallisINF(GRID), context=3), "context"),
         (lambda: TunedSequence(sor, TsallisINF(GRID), cost=3), "cost"),
         (lambda: om.solve(sequence(2), TunedSequence(sor, TsallisINF(GRID))), "key"),

@@ -19,7 +19,7 @@ def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
         assert found.metrics["A high variance: best for each mean sweeps"] <= found.metrics[f"A high variance: {policy} mean sweeps"]
         assert found.metrics[f"B: {policy} iterations"] >= found.metrics["B: best for each iterations"]
     said = learned_relaxation.claims([dict(found.metrics)], settings)
-    assert len(said) == 10 and all(np.isfinite(claim.measured) for claim in said) and len(found.tables) == 2 and len(found.figures) == 3
+    assert len(said) == 11 and all(np.isfinite(claim.measured) for claim in said) and len(found.tables) == 2 and len(found.figures) == 3
 
 
 GOOD = {
@@ -27,19 +27,20 @@ GOOD = {
     "B: omega = 1 iterations": 12000.0, "B: CG iterations": 32000.0, "B: largest residual / rtol": 1.0,
     "B: TsallisINF seconds of the learner / of a step": 0.01, "B: ChebCB seconds of the learner / of a step": 0.03,
     "A high variance: TsallisINF mean sweeps at the end": 52.0, "A high variance: ChebCB mean sweeps at the end": 45.0,
-    "A high variance: best fixed mean sweeps at the end": 50.0,
+    "A high variance: best fixed mean sweeps at the end": 50.0, "A: counts of the table beside SOR's own, furthest": 1.0,
 }  # fmt: skip
 
 
 def test_claims_are_about_means_over_seeds_and_fail_with_their_figures():
     settings = learned_relaxation.Settings()
     holds = lambda **changes: {claim.name: claim.holds for claim in learned_relaxation.claims([GOOD, {**GOOD, **changes}], settings)}
-    assert all(holds().values()) and len(holds()) == 10
+    assert all(holds().values()) and len(holds()) == 11
     for changes, claim in (
         ({"B: TsallisINF iterations": 10500.0}, "B: iterations, TsallisINF / best fixed"),
         ({"B: ChebCB iterations": 9500.0}, "B: iterations, ChebCB / best fixed"),
         ({"B: best for each iterations": 5000.0}, "B: iterations, ChebCB / best for each"),
         ({"B: largest residual / rtol": 1.1}, "B: true residual / rtol, of every solve"),
+        ({"A: counts of the table beside SOR's own, furthest": 2.0}, "A: sweeps by which the table of costs differs from SOR itself"),
         ({"A high variance: ChebCB mean sweeps at the end": 60.0}, "A high variance: sweeps, ChebCB / best fixed omega"),
     ):
         assert not holds(**changes)[claim], claim

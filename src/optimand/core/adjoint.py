@@ -55,7 +55,8 @@ class Implicit(Adjoint):
     - `ridge`: move the eigenvalues of \(A\) away from zero by this much, for singular or ill-conditioned systems.
     - `rtol`, `max_steps`: of the default Krylov solvers; `rtol=None` is 1e-8 in float64 and 1e-6 in float32.
     - `preconditioner`: maps a right-hand side to an approximate solution; symmetric, or used with symmetric \(A\),
-      which is then \(+\partial_1 F\): the Hessian of an objective.
+      which is then \(+\partial_1 F\): the Hessian of an objective. By default none, and
+      the problem's own, if it has one, once a hundred steps were not enough.
     - `tolerance`: warn when \(\lVert F \rVert\) at the solution exceeds this (times \(1 + \lVert x \rVert\)): then
       \(x\) is not a solution, and the gradient is not that of one. `None` never looks.
     - `condition`: another optimality condition `F(value, problem)` to differentiate instead of the problem's own.
@@ -185,7 +186,8 @@ def _tangent(condition, value, params, params_dot, adjoint: Implicit, symmetric:
     tie = sum((0 * jnp.sum(b) for b in jtu.tree_leaves(rhs)), start=jnp.zeros(()))
     rhs = jtu.tree_map(lambda b: -sign * b + tie.astype(b.dtype), rhs)
     weak = _weakly_active(condition, value, params)
-    solution = solve_system(matvec, rhs, adjoint, symmetric, at_solution, unknown, weak=weak)
+    own = _preconditioner(value, params) if symmetric and adjoint.condition is None else None
+    solution = solve_system(matvec, rhs, adjoint, symmetric, at_solution, unknown, weak=weak, preconditioner=own)
     spoil = jnp.where(failed, jnp.nan, 1.0)  # a factor, so that reverse mode meets it too
     return jtu.tree_map(lambda leaf: leaf * spoil.astype(leaf.dtype), solution)
 
@@ -197,6 +199,12 @@ def _weakly_active(condition, value, params) -> PyTree:
     if hasattr(params, "weakly_active"):
         return params.weakly_active(value)
     return None
+
+
+def _preconditioner(value, params) -> Callable | None:
+    """What makes the preconditioner that the problem itself knows at this solution, if it does."""
+    make = getattr(params, "preconditioner", None)
+    return None if make is None else make(value)
 
 
 def _linearised(residual, unknown, symmetric: bool):

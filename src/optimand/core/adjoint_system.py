@@ -15,12 +15,22 @@ __all__ = ["solve_system"]
 
 
 def solve_system(
-    matvec, rhs, adjoint, symmetric: bool, at_solution, unknown, start=None, weak=None, transposed: bool = False
+    matvec,
+    rhs,
+    adjoint,
+    symmetric: bool,
+    at_solution,
+    unknown,
+    start=None,
+    weak=None,
+    transposed: bool = False,
+    preconditioner=None,
 ):
     """u with A u = b, in both modes of differentiation. `adjoint` is an `Implicit`, which says how.
 
     `at_solution` is F there, and `unknown` the solution that is differentiated: what to warn of. `start` is a first u.
     `weak` is there if F are KKT conditions: where the solution has a kink. `transposed`: A is the transpose of the matrix.
+    `preconditioner` makes one, at a price, that is used if `adjoint` has none and the system turns out to need it; or None.
     """
     size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
     if size == 0:
@@ -30,7 +40,8 @@ def solve_system(
     elif size <= (adjoint.dense_below if adjoint.dense_below is not None else _DENSE if weak is None else _DENSE_KKT):
         method = functools.partial(_dense, weak is not None)
     else:
-        method = functools.partial(_krylov, adjoint, symmetric, start)
+        own = preconditioner if adjoint.preconditioner is None else None
+        method = functools.partial(_krylov, adjoint, symmetric, start, own)
 
     report = _reporting(adjoint, at_solution, unknown, weak)
 
@@ -52,6 +63,7 @@ def solve_system(
 
 
 _DENSE, _DENSE_KKT = 64, 512
+_FEW = 100  # steps before a preconditioner of the problem is made
 
 
 # Each of the following returns the solution, whether it is one, |A u - b|, to be computed where it is needed, and which
@@ -154,13 +166,18 @@ def _batched(scaled: bool):
 _least_norm, _least_norm_scaled = _batched(False), _batched(True)
 
 
-def _krylov(adjoint, symmetric: bool, start, matvec, rhs, *, transposed):
+def _krylov(adjoint, symmetric: bool, start, own, matvec, rhs, *, transposed):
     dtype = jnp.result_type(*jtu.tree_leaves(rhs))
     rtol = adjoint.rtol if adjoint.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-6)
     size = sum(leaf.size for leaf in jtu.tree_leaves(rhs))
     steps = adjoint.max_steps or 10 * size
     iterate = conjugate_gradients if symmetric else bicgstab
-    solution, missed = iterate(matvec, rhs, start, adjoint.preconditioner, rtol, steps)
+    few = steps if own is None else min(steps, _FEW)
+    solution, missed = iterate(matvec, rhs, start, adjoint.preconditioner, rtol, few)
+    if own is not None and few < steps:
+        again = lambda u: iterate(matvec, rhs, u, own(), rtol, steps - few)
+        unsolved = missed > rtol * norm(rhs)
+        solution, missed = jax.lax.cond(unsolved, again, lambda u: (u, missed), solution)
     broken = ~jnp.isfinite(missed)  # a division by zero, which reaches all entries
     solution = jtu.tree_map(lambda leaf: jnp.where(broken, 0, leaf), solution)
     if symmetric and dtype != jnp.float64:  # where rounding may have led the recurrence of the residual astray

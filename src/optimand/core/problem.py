@@ -85,6 +85,15 @@ class Problem(eqx.Module):
         """What the objective returns beside its value."""
         return None
 
+    def preconditioner(self, value: PyTree) -> Callable[[], Callable] | None:
+        """What makes a preconditioner for the linear system of a derivative at this solution: a map, symmetric and positive, from a right-hand
+        side to an approximate solution.
+
+        Called where the Jacobian of the optimality condition is symmetric and conjugate gradients have not solved the system in a hundred
+        steps. None: there is none.
+        """
+        return None
+
     def at_guess(self, value: PyTree) -> PyTree:
         """Numbers that must be finite at the guess for the problem to make sense there."""
         return ()

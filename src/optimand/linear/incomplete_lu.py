@@ -18,7 +18,7 @@ from .factors import Factors, factorise, on_host, solve_by, turned
 from .preconditioners import Preconditioner, as_sparse
 from .tags import answer_by_tags
 
-__all__ = ["AdditiveSchwarz", "IncompleteLU"]
+__all__ = ["AdditiveSchwarz", "IncompleteLU", "by_factors"]
 
 
 class IncompleteLU(Preconditioner):
@@ -54,7 +54,7 @@ class IncompleteLU(Preconditioner):
             raise ArgumentError("fill", f"must be a number of at least 1, not {self.fill!r}.")
 
     def of(self, operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
-        return _made(as_sparse(operator, "IncompleteLU"), _Incomplete(self.drop, self.fill), frozenset())
+        return by_factors(as_sparse(operator, "IncompleteLU"), _Incomplete(self.drop, self.fill), frozenset())
 
 
 class AdditiveSchwarz(Preconditioner):
@@ -89,7 +89,7 @@ class AdditiveSchwarz(Preconditioner):
         if self.blocks > operator.shape[0]:
             raise ArgumentError("blocks", f"must be at most the number of unknowns, {operator.shape[0]}, not {self.blocks}.")
         kept = frozenset() if self.restricted else operator.tags & {lx.symmetric_tag, lx.positive_semidefinite_tag}
-        return _made(operator, _Schwarz(self.blocks, self.overlap, self.restricted), frozenset(kept))
+        return by_factors(operator, _Schwarz(self.blocks, self.overlap, self.restricted), frozenset(kept))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,8 @@ class _Parts:
         return x
 
 
-def _made(operator, recipe, tags: frozenset[object]) -> "_ByFactors":
+def by_factors(operator, recipe, tags: frozenset[object]) -> "_ByFactors":
+    """The operator that solves with the factors of this recipe. Raises `ArgumentError` where the entries are known and have none."""
     factors = factorise(operator, recipe)
     made = _ByFactors(factors, tags)
     if not is_tracer(operator.data):

@@ -69,7 +69,8 @@ class KrylovSolver(lx.AbstractLinearSolver[KrylovState]):
 
     It ends where |b - A x| <= max(rtol |b|, atol), Euclidean norms of the true residual. Else the result is `max_steps_reached`, `breakdown` (a
     division by zero in the recurrences, a direction without curvature, a preconditioner that is not positive definite where it
-    must be), or `stagnation`. `stats` has `num_steps`, `products` with the matrix, and the relative true `residual`.
+    must be), `stagnation`, or `nonfinite_input` (the matrix, the preconditioner or b holds a number that is none). The value is the x with
+    the least residual. `stats` has `num_steps`, `products` with the matrix, and the relative true `residual`.
 
     The preconditioner M may be given to the solver or, as lineax does it, as `options={"preconditioner": M}`: a `Preconditioner`, which is
     made for the operator, or a lineax operator that is close to the inverse. Derivatives solve the transposed system with
@@ -153,12 +154,19 @@ class KrylovSolver(lx.AbstractLinearSolver[KrylovState]):
         relative = end.left / jnp.where(size > 0, size, 1)
         stats = {"num_steps": end.steps, "max_steps": most, "products": end.products, "residual": relative}
         stats |= self.report(end.memory)
-        return unravel(end.x), self._result(end, system.limit, most), stats
+        return unravel(end.x), self._result(end, system, most), stats
 
-    def _result(self, end: _Progress, limit: Array, most: Array) -> lx.RESULTS:
-        choose, results = lx.RESULTS.where, lx.RESULTS
+    def _result(self, end: _Progress, system: System, most: Array) -> lx.RESULTS:
+        choose, results, limit = lx.RESULTS.where, lx.RESULTS, system.limit
+
+        def sound():  # every entry has a part in what is made of ones
+            ones = jnp.ones_like(end.x)
+            images = [system.matvec(ones), *([] if system.precondition is None else [system.precondition(ones)])]
+            return jnp.all(jnp.isfinite(jnp.stack(images)))
+
+        finite = jax.lax.cond(end.left <= limit, lambda: jnp.array(True), sound)
         failed = choose(end.broken, results.breakdown, choose(end.steps >= most, results.max_steps_reached, results.stagnation))
-        failed = choose(jnp.isfinite(end.left), failed, results.nonfinite_input)
+        failed = choose(jnp.isfinite(end.left) & finite, failed, results.nonfinite_input)
         return choose(end.left <= limit, results.successful, failed)
 
     def transpose(self, state: KrylovState, options: dict[str, Any]):

@@ -1,5 +1,7 @@
 """A sequence of systems whose solver has a parameter that is learned on the way."""
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -7,10 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import PyTree
 
 from ..core.errors import ArgumentError
-from ..core.tracing import need_callable
+from ..core.tracing import is_tracer, need_callable
 from .learners import ParameterLearner
 from .sequence import SequenceMethod, answer_of, need_solver, solved_by
 
@@ -22,13 +25,21 @@ class TunedSequence(SequenceMethod):
 
     **Arguments:**
 
-    - `solver`: takes a parameter, a traced number of the learner's grid, to a lineax solver: `lambda omega: CG(1e-8, preconditioner=SSOR(omega))`.
+    - `solver`: takes a parameter, a traced number of the learner's grid, to a lineax solver: `lambda omega: CG(1e-8,
+      preconditioner=SSOR(omega))`.
     - `learner`: `TsallisINF`, `TsallisINFContextual` or `ChebCB`.
     - `context`: what the learner may know before the solve: a function of the parameter of the system. `LinearSequence.parameters` may hold it.
-    - `cost`: what is to become small, a function of lineax's solution; by default its iterations, and those at the limit for a solver that failed.
+    - `cost`: what is to become small, a function of lineax's solution; by default its iterations, and those at the limit for a solver that
+      failed.
     - `warm`: start each system from the solution of the one before.
 
-    It draws random numbers: `om.solve` needs a key. Raises `ArgumentError`, naming the argument, for one that is none of these.
+    A context outside of the `context_bounds` of the learner is moved to the nearest one. The first that is warns, a `RuntimeWarning`; how
+    many were stands in
+    the learner's state as `clipped`.
+
+    It draws random numbers: `om.solve` needs a key. Raises `ArgumentError`, naming the argument, for one that is none of these, and what
+    the solver raises for a value of the
+    grid.
 
     ```python
     stream = om.physics.ShiftedLaplacian(jax.random.key(0), 6, lowest=0.1)
@@ -53,6 +64,9 @@ class TunedSequence(SequenceMethod):
         need_callable(self.solver, "solver")
         if not isinstance(self.learner, ParameterLearner):
             raise ArgumentError("learner", f"must be a ParameterLearner, not {type(self.learner).__name__}.", "TsallisINF(grid)")
+        if not is_tracer(self.learner.grid):
+            for value in np.asarray(self.learner.grid):
+                self.solver(value)  # one that it refuses is named here; where it is traced it would not be noticed
         for name in ("context", "cost"):
             if getattr(self, name) is not None:
                 need_callable(getattr(self, name), name)
@@ -62,7 +76,12 @@ class TunedSequence(SequenceMethod):
 
     def solve_next(self, memory, operator, rhs, *, guess=None, parameter=None, key=None):
         context = jnp.asarray(0.0) if self.context is None else self.context(parameter)
+        before = getattr(memory, "clipped", None)
         index, memory = self.learner.choose(memory, context, key)
+        if before is not None:
+            first = (before == 0) & (memory.clipped > 0)
+            warn = functools.partial(_warn_outside, getattr(self.learner, "context_bounds", ()))
+            jax.lax.cond(first, lambda: jax.debug.callback(warn, first, context), lambda: None)
         chosen = jnp.asarray(self.learner.grid)[index]
         solver = self.solver(jax.lax.stop_gradient(chosen))
         need_solver(solver)
@@ -70,3 +89,9 @@ class TunedSequence(SequenceMethod):
         answer = answer_of(solution, chosen)
         cost = answer.iterations.astype(chosen.dtype) if self.cost is None else self.cost(solution)
         return answer, self.learner.learn(memory, cost)
+
+
+def _warn_outside(bounds, first, context):
+    if first:  # under `vmap` the others get here, too
+        place = f"the context {float(context):.4g} lies outside of context_bounds {tuple(bounds)}"
+        warnings.warn(f"{place}: it is moved to the nearest bound, and later ones will be; the state counts them as `clipped`.", RuntimeWarning, stacklevel=2)

@@ -28,8 +28,11 @@ from .fourier import (
 from .heat import HeatCrankNicolson, HeatState, bump
 from .laplacian import LinearStep, ShiftedLaplacian, dirichlet_laplacian
 from .navier_stokes import NavierStokes2D, NavierStokes2DState, subsample, taylor_green
+from .obstacles import ball_mask, bars_mask, box_mask, cell_centres
+from .poisson_grid import PoissonGrid
 from .rollout import SimulationError, Trajectory, rollout
 from .simulator import Simulator, SteadySimulator
+from .smoke import Smoke, SmokeState, smoke_systems
 from .soft_discs import SoftDiscs, bidisperse
 from .stencils import (
     backward_derivative,
@@ -54,16 +57,23 @@ __all__ = [
     "NavierStokes2D",
     "NavierStokes2DState",
     "Poisson",
+    "PoissonGrid",
     "ShiftedLaplacian",
     "SimulationError",
     "Simulator",
+    "Smoke",
+    "SmokeState",
     "SoftDiscs",
     "SteadySimulator",
     "Thermal",
     "Trajectory",
     "backward_derivative",
+    "ball_mask",
+    "bars_mask",
     "bidisperse",
+    "box_mask",
     "bump",
+    "cell_centres",
     "cosine_field",
     "dirichlet_laplacian",
     "divergence",
@@ -75,6 +85,7 @@ __all__ = [
     "periodic_second_derivative",
     "rollout",
     "second_derivative",
+    "smoke_systems",
     "spectral_derivative",
     "spectral_laplacian",
     "subsample",

@@ -18,39 +18,27 @@ How others write it. The value D is that of OTT (`reg_ot_cost`) and, for weights
 \(y = g + \varepsilon \log b\). The plan and what it costs, `ot.sinkhorn2` of POT, are the same in all of them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, PyTree
 from scipy.sparse.csgraph import maximum_flow
 
-from ..core.errors import ArgumentError, GuessError
-from ..core.problem import Objective
-from ..core.tracing import is_tracer, show
-from .costs import Cost, CostMatrix, Grid, PointCloud, as_floats
+from ..core.errors import ArgumentError
+from ..core.tracing import is_tracer
+from .costs import Cost, CostMatrix, Grid, PointCloud
+from .dual_transport import DualTransport, Potentials, priced, read_data
 from .rounding import rounded
+from .thinned_hessian import thinned_inverse
 
 __all__ = ["Coupling", "Potentials", "lyapunov_potential"]
 
 
-class Potentials(eqx.Module):
-    """The dual variables of a coupling, in the units of its cost: `f` (n,) of the sources, `g` (m,) of the targets."""
-
-    f: Float[Array, " n"]
-    g: Float[Array, " m"]
-
-    def centred(self) -> "Potentials":
-        """Those with equal means: the plan is the same."""
-        shift = (jnp.mean(self.g) - jnp.mean(self.f)) / 2
-        return Potentials(self.f + shift, self.g - shift)
-
-
-class Coupling(Objective):
+class Coupling(DualTransport):
     """Move mass `a` to mass `b` at the least cost, with a penalty on the entropy: a problem whose solution are `Potentials`.
 
     As an objective it is -D(f, g), plus a term that is zero for potentials with equal means. Its gradient, the error of the marginals, is the
@@ -95,37 +83,20 @@ class Coupling(Objective):
         relative: bool = False,
         drop_empty: bool = False,
     ):
-        cost = cost if isinstance(cost, Cost) else CostMatrix(cost)
-        n, m = cost.shape
-        a = jnp.full((n,), 1 / n, cost.dtype) if a is None else as_floats("a", a)
-        b = jnp.full((m,), 1 / m, cost.dtype) if b is None else as_floats("b", b)
-        for name, weights, count in (("a", a, n), ("b", b, m)):
-            if weights.shape != (count,):
-                raise ArgumentError(name, f"must have shape {(count,)}, as the cost has {cost.shape}; it has {weights.shape}.")
-        if drop_empty:
-            cost, a, b = _without_empty(cost, a, b)
-        dtype = jnp.result_type(cost.dtype, a, b)
-        self.cost = jtu.tree_map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, cost)
-        self.a, self.b = a.astype(dtype), b.astype(dtype)
-        _need_weights(self.a, self.b)
-        epsilon = as_floats("epsilon", epsilon)
-        if epsilon.shape != () or (not is_tracer(epsilon) and not 0 < float(epsilon) < np.inf):
-            raise ArgumentError("epsilon", f"must be one positive number, not {epsilon}.", "It is 1 / eta, in the units of the cost.")
-        self.epsilon = epsilon.astype(dtype)
-        if relative:
-            self.epsilon = self.epsilon * jax.lax.stop_gradient(self._mean_cost())
-        if isinstance(self.cost, CostMatrix):
-            _need_resolved(self.cost, self.epsilon)
-            if self.cost.forbids and not any(is_tracer(leaf) for leaf in (self.cost.entries, self.a, self.b)):
-                _need_feasible(np.isfinite(self.cost.entries), np.asarray(self.a), np.asarray(self.b))
+        self.cost, self.a, self.b, self.epsilon = read_data(cost, a, b, epsilon, relative, drop_empty)
+        _need_equal_sums(self.a, self.b)
+        if isinstance(self.cost, CostMatrix) and self.cost.forbids and not any(is_tracer(leaf) for leaf in (self.cost.entries, self.a, self.b)):
+            _need_feasible(np.isfinite(self.cost.entries), np.asarray(self.a), np.asarray(self.b))
 
     @staticmethod
     def of(source: Any, a: Any = None, b: Any = None, epsilon: Any = None) -> "Coupling":
         """The coupling of a geometry or a linear problem of OTT (anything with their attributes), or of a cost matrix as POT takes it.
 
         Weights of length zero are equal weights, as in POT; `epsilon` is by default that of the geometry. Raises `ArgumentError` for a
-        source that is neither.
+        source that is neither, and for a problem of OTT whose marginals are penalised.
         """
+        if any(not is_tracer(tau) and float(tau) != 1 for tau in (getattr(source, "tau_a", 1), getattr(source, "tau_b", 1))):
+            raise ArgumentError("source", "has penalised marginals.", "`UnbalancedCoupling` takes tau = epsilon tau_a / (1 - tau_a).")
         geometry = getattr(source, "geom", source)
         weights = [getattr(source, name, None) if given is None else given for name, given in (("a", a), ("b", b))]
         a, b = (None if given is None or len(given) == 0 else given for given in weights)
@@ -137,16 +108,6 @@ class Coupling(Objective):
         return Coupling(_cost_of(geometry), a, b, epsilon=epsilon)
 
     # What methods use.
-
-    def soft_rows(self, g: Float[Array, " m"], epsilon: Any = None) -> Float[Array, " n"]:
-        """log sum_j b_j exp((g_j - C_ij) / epsilon): -f / epsilon of the best f for this g."""
-        scale = 1 / (self.epsilon if epsilon is None else epsilon)
-        return self.cost.logsumexp(g * scale + jnp.log(self.b), scale, 1)
-
-    def soft_columns(self, f: Float[Array, " n"], epsilon: Any = None) -> Float[Array, " m"]:
-        """log sum_i a_i exp((f_i - C_ij) / epsilon): -g / epsilon of the best g for this f."""
-        scale = 1 / (self.epsilon if epsilon is None else epsilon)
-        return self.cost.logsumexp(f * scale + jnp.log(self.a), scale, 0)
 
     def log_errors(self, x: Potentials) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
         """log(P 1 / a) and log(P' 1 / b)."""
@@ -183,24 +144,27 @@ class Coupling(Objective):
     def precondition(self, rhs: Potentials) -> Potentials:
         """The inverse of the diagonal of the Hessian at a solution, for `Implicit(preconditioner=problem.precondition)`.
 
-        It helps the derivative of a solution with more than 64 potentials, whose system conjugate gradients solve, where weights differ in size.
+        It costs nothing, and does for an epsilon above a hundredth of the mean cost; below that the default, `preconditioner`, does better.
         """
         return Potentials(self.epsilon * rhs.f / self.a, self.epsilon * rhs.g / self.b)
 
-    def start(self, guess: PyTree) -> Potentials:
-        if guess is None:
-            return Potentials(jnp.zeros_like(self.a), jnp.zeros_like(self.b))
-        f, g = (guess.f, guess.g) if isinstance(guess, Potentials) else guess if isinstance(guess, tuple) and len(guess) == 2 else (None, None)
-        shapes = [getattr(part, "shape", None) for part in (f, g)]
-        if shapes != [self.a.shape, self.b.shape]:
-            raise GuessError("guess", f"must be Potentials or a pair of shapes {self.a.shape} and {self.b.shape}, not {show(guess)}.")
-        return Potentials(jnp.asarray(f, self.a.dtype), jnp.asarray(g, self.b.dtype))
+    def preconditioner(self, value: Potentials) -> Callable | None:
+        """Makes the inverse of the Hessian with only the large entries of the plan, where the cost is a matrix.
+
+        A derivative uses it by itself where products with the whole plan become many, as they do for small epsilon;
+        `Implicit(preconditioner=problem.preconditioner(value)())` uses it at once.
+        """
+        if not isinstance(self.cost, CostMatrix):
+            return None
+
+        def make():
+            plan = self.plan(value)
+            return thinned_inverse(plan, jnp.sum(plan, 1), jnp.sum(plan, 0), self.epsilon, self._stiffness)
+
+        return make
 
     def at_guess(self, value: PyTree) -> PyTree:
         return self.log_errors(value)  # the dual itself may overflow there, and sweeps start from it all the same
-
-    def traced(self, guess: PyTree) -> "Coupling":
-        return eqx.tree_at(lambda problem: problem.cost, self, self.cost.traced())
 
     # What a solution tells.
 
@@ -214,39 +178,6 @@ class Coupling(Objective):
         That is the envelope theorem: P with respect to C, f to a, g to b. No linear system is solved.
         """
         return self.dual(jax.lax.stop_gradient(x))
-
-    def plan(self, x: Potentials) -> Float[Array, "n m"]:
-        """P, all of it."""
-        logits = (x.f[:, None] + x.g[None, :] - self.cost.matrix()) / self.epsilon
-        return jnp.exp(logits + jnp.log(self.a)[:, None] + jnp.log(self.b)[None, :])
-
-    def push(self, x: Potentials, v: Float[Array, "m *k"]) -> Float[Array, "n *k"]:
-        """P v, without P where the cost has no matrix: v are numbers or vectors, one for each target."""
-        return self._apply(x.f, self.a, x.g, self.b, v, 1)
-
-    def pull(self, x: Potentials, u: Float[Array, "n *k"]) -> Float[Array, "m *k"]:
-        """P' u, one for each source."""
-        return self._apply(x.g, self.b, x.f, self.a, u, 0)
-
-    def _apply(self, left, left_weights, summed, summed_weights, v, axis):
-        scale = 1 / self.epsilon
-        log_sum, average = jax.linearize(lambda h: self.cost.logsumexp(h, scale, axis), summed * scale + jnp.log(summed_weights))
-        mass = left_weights * jnp.exp(left * scale + log_sum)
-        if v.ndim == 1:
-            return mass * average(v)
-        return mass[:, None] * jax.vmap(average, 1, 1)(v)
-
-    def transport_cost(self, x: Potentials) -> Float[Array, ""]:
-        """<C, P>, without the entropy: the value of `ot.sinkhorn2` of POT."""
-        scale = 1 / self.epsilon
-        h = x.g * scale + jnp.log(self.b)
-        log_sum, slope = jax.jvp(lambda scale: self.cost.logsumexp(h, scale, 1), (scale,), (jnp.ones_like(scale),))
-        return -jnp.sum(self.a * jnp.exp(x.f * scale + log_sum) * slope)
-
-    def _mean_cost(self) -> Array:
-        h, zero = jnp.log(self.b), jnp.zeros_like(self.epsilon)
-        log_sum, slope = jax.jvp(lambda scale: self.cost.logsumexp(h, scale, 1), (zero,), (jnp.ones_like(zero),))
-        return -jnp.sum(self.a * jnp.exp(log_sum) * slope) / jnp.sum(self.a * jnp.exp(log_sum))
 
     def marginal_error(self, x: Potentials) -> Float[Array, ""]:
         """|P 1 - a| + |P' 1 - b|, sums of absolute values, in units of the mass."""
@@ -279,13 +210,31 @@ class Coupling(Objective):
     def bracket(self, x: Potentials) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """A lower and an upper bound of the transport cost without entropy, the linear program.
 
-        Above is the cost of the rounded plan, below the value of potentials that satisfy f_i + g_j <= C_ij, made of these by hard minima. For a
-        cost |x - y| this brackets the Wasserstein distance W1, for |x - y|^2 the square of W2. Needs the matrix.
+        Above is the cost of the rounded plan, below the value of potentials that satisfy f_i + g_j <= C_ij, made of these by minima that
+        are softened by a millionth of epsilon, downwards. For a cost |x - y| this brackets the Wasserstein distance W1, for |x - y|^2 the square of
+        W2. No matrix is formed where the cost has none. Above is infinite where the rounded plan uses forbidden pairs.
         """
-        cost = self.cost.matrix()
-        f = jnp.min(cost - x.g[None, :], 1)
-        g = jnp.min(cost - f[:, None], 0)
-        return self.a @ f + self.b @ g, self._priced(self.rounded_plan(x))
+        hard = 1e6 / self.epsilon
+        f = -self.cost.logsumexp(x.g * hard, hard, 1) / hard
+        g = -self.cost.logsumexp(f * hard, hard, 0) / hard
+        return self.a @ f + self.b @ g, self._rounded_cost(x)
+
+    def _rounded_cost(self, x: Potentials) -> Array:
+        """<C, Q> for the plan that `rounded` makes, diag(u) P diag(v) and what is lacking, of rank one."""
+        scale, tiny = 1 / self.epsilon, jnp.finfo(self.a.dtype).tiny
+        log_u = -jnp.maximum(x.f * scale + self.soft_rows(x.g), 0)
+        columns = self.pull(x, jnp.exp(log_u))
+        v = jnp.minimum(self.b / jnp.maximum(columns, tiny), 1)
+        lacking_a = jnp.maximum(self.a - jnp.exp(log_u) * self.push(x, v), 0)
+        log_b = jnp.log(jnp.maximum(self.b - columns * v, tiny))
+        kept = priced(self.cost, self.a, x.f * scale + log_u, x.g * scale + jnp.log(self.b * v), scale)
+        zero, total = jnp.zeros_like(scale), jnp.maximum(jnp.sum(lacking_a), tiny)
+        added = priced(self.cost, lacking_a, jnp.zeros_like(self.a), log_b, zero) / total
+        if not (isinstance(self.cost, CostMatrix) and self.cost.forbids):
+            return kept + added
+        allowed = jnp.sum(lacking_a * jnp.exp(self.cost.logsumexp(log_b, zero, 1))) / total
+        astray = jnp.sum(jnp.exp(log_b)) - allowed
+        return jnp.where(astray > 8 * jnp.finfo(self.a.dtype).eps * jnp.sum(self.a), jnp.inf, kept + added)
 
 
 def lyapunov_potential(problem: Coupling, x: Potentials) -> Float[Array, ""]:
@@ -319,37 +268,12 @@ def _of_numbers(cost: Any) -> Any:
     return "sqeuclidean" if type(cost).__name__ == "SqEuclidean" else lambda p, q: cost(p[None], q[None])
 
 
-def _without_empty(cost: Cost, a: Array, b: Array) -> tuple[Cost, Array, Array]:
-    if is_tracer(a) or is_tracer(b):
-        raise ArgumentError("drop_empty", "needs weights that are known, not traced.")
-    rows, columns = np.flatnonzero(np.asarray(a) != 0), np.flatnonzero(np.asarray(b) != 0)
-    if len(rows) == a.size and len(columns) == b.size:
-        return cost, a, b
-    return cost.among(rows, columns), a[rows], b[columns]
-
-
-def _need_weights(a: Array, b: Array) -> None:
-    for name, weights in (("a", a), ("b", b)):
-        if not is_tracer(weights):
-            wrong = np.flatnonzero(~((np.asarray(weights) > 0) & np.isfinite(weights)))
-            if len(wrong):
-                where = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-                hint = "`drop_empty=True` leaves out points of zero weight."
-                raise ArgumentError(name, f"must be positive and finite, which it is not at {where}.", hint)
+def _need_equal_sums(a: Array, b: Array) -> None:
     if not is_tracer(a) and not is_tracer(b):
         sums = [float(np.sum(np.asarray(weights, np.float64))) for weights in (a, b)]
         if abs(sums[0] - sums[1]) > (1e-8 if a.dtype == jnp.float64 else 1e-5) * sums[0]:
-            raise ArgumentError("b", f"has the sum {sums[1]:.10g}, and a {sums[0]:.10g}.", "Divide each by its sum.")
-
-
-def _need_resolved(cost: CostMatrix, epsilon: Array) -> None:
-    if is_tracer(cost.entries) or is_tracer(epsilon):
-        return
-    entries = np.asarray(cost.entries)
-    largest = np.max(np.abs(entries[np.isfinite(entries)]), initial=0)
-    if largest * float(jnp.finfo(entries.dtype).eps) > 0.1 * float(epsilon):
-        hint = "Use double precision, or a larger epsilon." if entries.dtype == np.float32 else "Use a larger epsilon."
-        raise ArgumentError("epsilon", f"= {float(epsilon):.3g} is less than {entries.dtype} resolves of costs up to {largest:.3g}.", hint)
+            hint = "Divide each by its sum; `UnbalancedCoupling` takes masses that differ."
+            raise ArgumentError("b", f"has the sum {sums[1]:.10g}, and a {sums[0]:.10g}.", hint)
 
 
 def _need_feasible(allowed: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:

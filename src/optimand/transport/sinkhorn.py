@@ -151,7 +151,7 @@ def _length(log_error: Array, weights: Array, relaxation: Any) -> Any:
     return jnp.where(jnp.sum(weights * rise) >= 0, relaxation, 1).astype(log_error.dtype)
 
 
-def need_precision(problem: Coupling, tolerance: Any) -> None:
+def need_precision(problem: Any, tolerance: Any) -> None:
     """Raise where a tolerance is below what single precision reaches."""
     if problem.a.dtype == jnp.float32 and isinstance(tolerance, int | float) and tolerance < 1e-6:
         hint = "Use double precision: `jax.enable_x64(True)`, and arrays of it."
