@@ -393,6 +393,7 @@ BAD = {
     "`guess` must be Potentials": lambda: om.solve(Coupling(GOOD, epsilon=1.0), Sinkhorn(), (jnp.zeros(3), jnp.zeros(2))),
     "`relaxation`": lambda: Sinkhorn(relaxation=2.0),
     "`decay`": lambda: Sinkhorn(decay=1.0),
+    "`domain`": lambda: Sinkhorn(domain="kernel"),
     "`first_epsilon`": lambda: Sinkhorn(first_epsilon=-1.0),
     "`tolerance`": lambda: Sinkhorn(-1.0),
     "`warmup`": lambda: SinkhornNewton(warmup=-1),

@@ -18,7 +18,7 @@ from optimand.transport import (
     SinkhornNewtonSparse,
     sparsify_coupling,
 )
-from optimand.transport.newton_iteration import conjugate_gradients, newton_system
+from optimand.transport.newton_iteration import cholesky, conjugate_gradients, newton_system
 from optimand.transport.rounding import largest
 from optimand.transport.sinkhorn_newton_sparse import _products
 
@@ -42,6 +42,7 @@ def uneven(n=12, m=9):
 
 METHODS = {
     "sinkhorn": Sinkhorn(1e-12),
+    "sinkhorn, in logarithms": Sinkhorn(1e-12, domain="log"),
     "sinkhorn, relaxed": Sinkhorn(1e-12, relaxation=1.5),
     "sinkhorn, epsilon lowered": Sinkhorn(1e-12, first_epsilon=1.0),
     "newton, dense": SinkhornNewton(1e-12, hessian="dense"),
@@ -79,6 +80,42 @@ def test_a_sweep_maximises_over_each_potential():
     np.testing.assert_allclose(jax.grad(lambda f: problem.dual(Potentials(f, jnp.zeros(9))))(f), 0, atol=1e-15)
 
 
+@pytest.mark.parametrize("settings", [{}, {"relaxation": 1.4}, {"first_epsilon": 0.1}], ids=["plain", "relaxed", "epsilon lowered"])
+def test_sweeps_by_products_are_those_in_logarithms(settings):
+    problem = assignment(n=30, eta=5000.0)  # potentials move by hundreds of epsilon
+    forbidden = jnp.eye(30, dtype=bool)[::-1]
+    problem = Coupling(jnp.where(forbidden, jnp.inf, problem.cost.matrix()), epsilon=problem.epsilon)
+    guess = (jnp.sin(jnp.arange(30.0)), jnp.cos(jnp.arange(30.0)))
+    for steps in (1, 2, 7, 60):
+        budget = om.Budget(steps=steps)
+        logs, products = (om.solve(problem, Sinkhorn(1e-13, domain=domain, **settings), guess, budget=budget) for domain in ("log", "scaling"))
+        assert logs.steps == products.steps
+        for got, wanted in zip(jax.tree.leaves(products.value), jax.tree.leaves(logs.value), strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-13)
+        np.testing.assert_allclose(products.history["residual"], logs.history["residual"], rtol=1e-6, atol=1e-12)
+    assert jnp.all(jnp.isfinite(products.state.kernel.centre.f)) and logs.state.kernel is None
+
+
+def test_the_kernel_is_made_when_it_is_needed_and_then_kept():
+    problem = assignment(n=30, eta=400.0)
+    states = [om.solve(problem, Sinkhorn(0.0), budget=om.Budget(steps=steps)).state for steps in (1, 2, 40)]
+    assert not jnp.any(jnp.isfinite(states[0].kernel.centre.f))  # no sweep before the first says what to take up
+    first = om.solve(problem, Sinkhorn(0.0), budget=om.Budget(steps=1)).state
+    np.testing.assert_array_equal(states[1].kernel.centre.f, first.x.f)
+    np.testing.assert_array_equal(states[2].kernel.centre.f, first.x.f)
+
+
+def test_the_derivative_of_sweeps_by_products_is_that_in_logarithms():
+    def cost_of(theta, domain):
+        problem = moving(theta)
+        return problem.transport_cost(om.solve(problem, Sinkhorn(1e-10, domain=domain), budget=om.Budget(steps=30), adjoint=om.Unrolled()).value)
+
+    theta = jnp.array([0.5, -0.25, 1.0])
+    logs, products = (jax.jit(jax.grad(lambda theta, domain=domain: cost_of(theta, domain)))(theta) for domain in ("log", "scaling"))
+    np.testing.assert_allclose(products, logs, rtol=1e-9)
+    assert jnp.all(jnp.abs(logs) > 1e-4)
+
+
 def test_relaxation_saves_sweeps_and_is_safe_where_it_does_not():
     problem = assignment(eta=100.0)
     few, many = (om.solve(problem, Sinkhorn(1e-8, relaxation=w), budget=om.Budget(steps=20_000)) for w in (1.6, 1.0))
@@ -94,6 +131,27 @@ def test_newton_steps_to_machine_precision_where_sweeps_are_thousands():
     solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=5))
     assert solution.result == om.Result.converged and problem.marginal_error(solution.value) <= 2e-12
     assert solution.state.sweeps <= 30 and solution.state.newton_steps <= 30
+
+
+@pytest.mark.parametrize("n, density", [(40, 5), (100, 5), (100, 15)])
+def test_parts_that_hardly_exchange_mass_do_not_stop_it(n, density):
+    problem = assignment(n=n, eta=1200.0)
+    solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=density), budget=om.Budget(steps=200))
+    assert solution.result == om.Result.converged and problem.marginal_error(solution.value) <= 2e-12
+    assert solution.state.newton_steps <= 45
+
+
+def test_a_link_far_below_the_mass_of_its_points_is_not_lost_in_the_factorisation():
+    link = 1e-9
+    block = jnp.array([[1.0, 0.5], [0.4, 2.0]])
+    plan = jnp.block([[block, jnp.full((2, 2), link)], [jnp.zeros((2, 2)), 3 * block]])
+    rows, columns = plan.sum(1), plan.sum(0)
+    lack = Potentials(jnp.array([1e-9, 0.0, -1e-9, 0.0]), jnp.zeros(4))
+    found = newton_system(plan.__matmul__, plan.T.__matmul__, rows, columns, lack, cholesky(plan, rows, columns)).move
+    left = (rows * found.f + plan @ found.g - lack.f, plan.T @ found.f + columns * found.g - lack.g)
+    np.testing.assert_allclose(jnp.concatenate(left), 0, atol=1e-14)
+    across = found.f[:2, None] + found.g[None, 2:]  # what is lacking on one side is moved over its four links
+    np.testing.assert_allclose(jnp.sum(link * across), 1e-9, rtol=1e-5)
 
 
 def test_with_all_entries_it_takes_the_steps_of_dense_newton():

@@ -7,8 +7,8 @@ after some sweeps of Sinkhorn's method, followed by a search along the direction
 negative Hessian, singular along (1, -1), along which D does not change. With entries of S left out, but not of the diagonals, it
 is diagonally dominant, hence still semidefinite, and the direction one of ascent.
 
-A direction that is none, or along which nothing is found, is followed by five sweeps. If the error has not halved over three steps,
-S is taken from the next `level`, which is nearer to P.
+A direction that is none, or along which nothing is found, is followed by five sweeps. If the error has not halved over three steps, or has not fallen in one where D cannot tell,
+S is taken from the next `level`, which is nearer to P; from the last, where S = P, if the linear solver did not reach its tolerance either.
 """
 
 import abc
@@ -41,8 +41,8 @@ FAR = 100  # times epsilon: how far a step moves a potential at most
 class NewtonState(eqx.Module):
     """`error` is that of the marginals; `errors` are those before the last three Newton steps. `level` says what S is.
 
-    `sweeps_left` are to be done before the next Newton step. `warming`: they are those of the warm-up. `idle` counts Newton steps in a row whose
-    rise of D is below rounding and that do not lower the error.
+    `sweeps_left` are to be done before the next Newton step. `warming`: they are those of the warm-up. `idle` counts Newton steps in a row, with the
+    last S there is, whose rise of D is below rounding and that do not lower the error.
     """
 
     x: Potentials
@@ -61,10 +61,11 @@ class NewtonState(eqx.Module):
 
 
 class Direction(NamedTuple):
-    """(df, dg), and the steps of the linear solver that it took."""
+    """(df, dg), the steps of the linear solver that it took, and whether they were enough for its tolerance."""
 
     move: Potentials
     iterations: Array
+    solved: Array
 
 
 class NewtonIteration(Method):
@@ -142,13 +143,16 @@ class NewtonIteration(Method):
         new, old = (x, soft_rows, soft_columns, value, error), (state.x, state.soft_rows, state.soft_columns, state.value, state.error)
         x, soft_rows, soft_columns, value, error = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new, old)
 
-        stalled = (error > state.errors[0] / 2) & (state.level < self.levels(problem) - 1)
+        last = self.levels(problem) - 1
+        unchanged = blind & (error > 0.99 * state.error)
+        stalled = (unchanged | (error > state.errors[0] / 2)) & (state.level < last)
+        level = jnp.where(stalled, jnp.where(found.solved, state.level + 1, last), state.level).astype(jnp.int32)
         errors = jnp.where(stalled, jnp.inf, jnp.append(state.errors[1:], state.error))
-        idle = jnp.where(blind & (error > 0.99 * state.error), state.idle + 1, 0)
+        idle = jnp.where(unchanged & ~stalled, state.idle + 1, 0)
         sweeps_left = jnp.where(accepted, 0, RESCUE).astype(jnp.int32)
         counters = state.counters.add(values=trials, gradients=1, linear_solves=1, linear_iterations=found.iterations)
         return NewtonState(
-            x, soft_rows, soft_columns, value, error, errors, state.level + stalled, sweeps_left, jnp.array(False), idle.astype(jnp.int32),
+            x, soft_rows, soft_columns, value, error, errors, level, sweeps_left, jnp.array(False), idle.astype(jnp.int32),
             state.sweeps, state.newton_steps + 1, counters,
         )  # fmt: skip
 
@@ -221,16 +225,16 @@ def newton_system(
     """(df, dg) with diag(rows) df + S dg = lack.f and S' df + diag(columns) dg = lack.g, up to a multiple of (1, -1).
 
     dg is eliminated: the matrix diag(rows) - S diag(1 / columns) S' that is left has a fourth of the condition number, and conjugate gradients
-    take half as many steps, each as long. `solve(product, right-hand side)` solves with it, and returns the steps it took. The diagonal of what is left is raised by the
-    factor 1 + `ridge`.
+    take half as many steps, each as long. `solve(product, right-hand side)` solves with it, and returns the steps it took and whether they were enough.
+    The diagonal of what is left is raised by the factor 1 + `ridge`.
     """
     tiny = jnp.finfo(rows.dtype).tiny
     rows, columns = jnp.maximum(rows, tiny), jnp.maximum(columns, tiny)
     excess = (jnp.sum(lack.f) - jnp.sum(lack.g)) / (jnp.sum(rows) + jnp.sum(columns))  # along (1, -1), where S = P has no image
     r, c = lack.f - excess * rows, lack.g + excess * columns
-    df, iterations = solve(lambda u: (1 + ridge) * rows * u - times(times_transposed(u) / columns), r - times(c / columns))
+    df, iterations, solved = solve(lambda u: (1 + ridge) * rows * u - times(times_transposed(u) / columns), r - times(c / columns))
     dg = (c - times_transposed(df)) / columns
-    return Direction(Potentials(df, dg).centred(), iterations)
+    return Direction(Potentials(df, dg).centred(), iterations, solved)
 
 
 def ridge_of(dtype: Any) -> float:
@@ -245,6 +249,26 @@ def conjugate_gradients(rows: Float[Array, " n"], rtol: Array, steps: int) -> Ca
         operator = lx.FunctionLinearOperator(product, jax.eval_shape(lambda: rhs), lx.positive_semidefinite_tag)
         near = lx.DiagonalLinearOperator(1 / jnp.maximum(rows, jnp.finfo(rows.dtype).tiny))
         answer = lx.linear_solve(operator, rhs, CG(rtol, max_steps=steps, preconditioner=near), throw=False)
-        return answer.value, jnp.int32(answer.stats["num_steps"])
+        return answer.value, jnp.int32(answer.stats["num_steps"]), answer.result == lx.RESULTS.successful
+
+    return solve
+
+
+def cholesky(plan: Float[Array, "n m"], rows: Float[Array, " n"], columns: Float[Array, " m"]) -> Callable:
+    r"""`solve` of `newton_system` for S = P, by Cholesky's factorisation of \(I - D P C^{-1} P^\top D\), where \(D^{-2}\) and C are the marginals of P.
+
+    Where parts of the plan hardly exchange mass, that matrix is nearly singular once for each part, and conjugate gradients do not get to an end. Scaled like
+    this, only those exchanges are lost that are below rounding errors beside the mass of their points; so is what is added to its diagonal to keep
+    the pivots positive.
+    """
+    tiny = jnp.finfo(plan.dtype).tiny
+    scale = jax.lax.rsqrt(jnp.maximum(rows, tiny))
+    factor = scale[:, None] * plan * jax.lax.rsqrt(jnp.maximum(columns, tiny))
+    matrix = (1 + 4 * jnp.finfo(plan.dtype).eps * rows.size**0.5) * jnp.eye(rows.size, dtype=plan.dtype) - factor @ factor.T
+
+    def solve(_, rhs):
+        lower = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+        df = scale * jax.scipy.linalg.cho_solve((lower, True), scale * rhs)
+        return df, jnp.int32(0), jnp.array(True)
 
     return solve

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..core.dense import solve as dense_solve
 from ..core.errors import ArgumentError
 from .costs import CostMatrix
-from .newton_iteration import Direction, NewtonIteration, conjugate_gradients, newton_system, ridge_of
+from .newton_iteration import Direction, NewtonIteration, cholesky, conjugate_gradients, newton_system, ridge_of
 from .problem import Coupling, Potentials
 
 __all__ = ["SinkhornNewton"]
@@ -61,10 +60,10 @@ class SinkhornNewton(NewtonIteration):
         lack = Potentials(problem.epsilon * lack.f, problem.epsilon * lack.g)
         arrays, static = eqx.partition((problem, x), eqx.is_array)
         problem, x = eqx.combine(jax.lax.stop_gradient(arrays), static)  # what changes the matrix changes the solution in second order
-        ridge = ridge_of(problem.a.dtype)
         if self.hessian == "dense" or (self.hessian is None and problem.a.size <= 500):
             plan = problem.plan(x)
-            return newton_system(plan.__matmul__, plan.T.__matmul__, jnp.sum(plan, 1), jnp.sum(plan, 0), lack, _directly, ridge)
+            rows, columns = jnp.sum(plan, 1), jnp.sum(plan, 0)
+            return newton_system(plan.__matmul__, plan.T.__matmul__, rows, columns, lack, cholesky(plan, rows, columns))
         if isinstance(problem.cost, CostMatrix):
             plan = problem.plan(x)
             rows, columns, times, times_transposed = jnp.sum(plan, 1), jnp.sum(plan, 0), plan.__matmul__, lambda u: u @ plan
@@ -72,10 +71,4 @@ class SinkhornNewton(NewtonIteration):
             log_rows, log_columns = problem.log_errors(x)
             rows, columns = problem.a * jnp.exp(log_rows), problem.b * jnp.exp(log_columns)
             times, times_transposed = (lambda v: problem.push(x, v)), (lambda u: problem.pull(x, u))
-        return newton_system(times, times_transposed, rows, columns, lack, conjugate_gradients(rows, rtol, self.inner_steps), ridge)
-
-
-def _directly(product, rhs):
-    """The matrix is singular along 1, to which the right-hand side is orthogonal: with a multiple of 1 1' added it is not."""
-    matrix = jax.vmap(product, 1, 1)(jnp.eye(rhs.size, dtype=rhs.dtype))
-    return dense_solve(matrix + jnp.trace(matrix) / rhs.size**2, rhs), jnp.int32(0)
+        return newton_system(times, times_transposed, rows, columns, lack, conjugate_gradients(rows, rtol, self.inner_steps), ridge_of(rows.dtype))

@@ -12,8 +12,9 @@ Where this departs from the paper: one of the two potentials is eliminated from 
 conjugate gradients that end at their limit give a direction of ascent all the same, and it is used if D rises as much as by a sweep; a step moves
 no potential by more than a hundred epsilon; after K has been doubled twice, all entries are kept.
 
-Where the plan falls into parts between which hardly any mass passes, as with an epsilon far below the differences of cost that decide an assignment,
-the error may stop falling before machine precision, and the solve ends as `stopped`.
+Where the plan falls into parts between which hardly any mass passes, as with an epsilon far below the differences of cost that decide an assignment of few
+points, the system is nearly singular once for each part and conjugate gradients do not get to an end. When the error stalls for that, all entries are
+kept at once, and the system is solved by Cholesky's factorisation (with up to 4000 sources).
 """
 
 import functools
@@ -27,7 +28,7 @@ from jax.experimental.sparse import BCSR, bcsr_dot_general
 from jaxtyping import Array, Bool, Float
 
 from ..core.arguments import need_positive
-from .newton_iteration import Direction, NewtonIteration, conjugate_gradients, newton_system, ridge_of
+from .newton_iteration import Direction, NewtonIteration, cholesky, conjugate_gradients, newton_system, ridge_of
 from .problem import Coupling, Potentials
 from .rounding import largest, positions
 
@@ -35,6 +36,7 @@ __all__ = ["SinkhornNewtonSparse"]
 
 DOUBLINGS = 2
 DROPPED = 1e-2  # of the mass, at which a warm-up ends
+DIRECT = 4000  # sources up to which a matrix with all entries is factored
 
 
 class SinkhornNewtonSparse(NewtonIteration):
@@ -49,7 +51,7 @@ class SinkhornNewtonSparse(NewtonIteration):
     - `tolerance`: converged when |P 1 - a| + |P' 1 - b|, sums of absolute values in units of the mass, is at most this.
     - `warmup`: sweeps first, N_1. "auto" ends them when less than a hundredth of the mass is left out at this density, or after 500.
     - `density`: entries to keep, K / max(n, m). 15 does for costs with unique plans, 30 is better for |x - y|. When the error does not halve in
-      three Newton steps it is doubled, twice, and then all entries are kept.
+      three Newton steps it is doubled, twice, and then all entries are kept; at once if conjugate gradients did not get to an end.
     - `inner_tolerance`, `inner_steps`: of conjugate gradients. The former is lowered to a tenth of the error.
 
     Where steps no longer help at this precision the solve ends as `stopped`. The state counts `sweeps` and `newton_steps`.
@@ -98,8 +100,14 @@ class SinkhornNewtonSparse(NewtonIteration):
         def of(times, times_transposed, lack):
             return newton_system(times, times_transposed, rows, columns, lack, solve, ridge_of(plan.dtype))
 
+        def whole(lack):
+            times, times_transposed = (lambda v: plan @ v), (lambda u: u @ plan)
+            if rows.size > DIRECT:
+                return of(times, times_transposed, lack)
+            return newton_system(times, times_transposed, rows, columns, lack, cholesky(plan, rows, columns))
+
         thinned = [lambda lack, count=count: of(*_products(plan, count), lack) for count in self.counts(problem)]
-        return jax.lax.switch(level, [*thinned, lambda lack: of(lambda v: plan @ v, lambda u: u @ plan, lack)], lack)
+        return jax.lax.switch(level, [*thinned, whole], lack)
 
 
 def _products(plan: Float[Array, "n m"], count: int):
