@@ -137,7 +137,7 @@ class EntropicBridge(Objective):
 def draw(source: Samples, key: Array, count: int) -> Float[Array, "count d"]:
     """So many points: of a sampler, or of rows with replacement."""
     if callable(source):
-        points = jax.vmap(source)(jax.random.split(key, count))
+        points: Any = jax.vmap(source)(jax.random.split(key, count))
         return points[:, None] if points.ndim == 1 else points
     return source[jax.random.randint(key, (count,), 0, source.shape[0])]
 

@@ -93,11 +93,10 @@ class LightSBFit(Method):
     def _more_than_samples(self, problem: EntropicBridge) -> bool:
         return not callable(problem.x1) and self.components > problem.x1.shape[0]
 
-    def _transformation(self) -> optax.GradientTransformation:
+    def _transformation(self) -> Any:
         return optax.adam(self.learning_rate)
 
-    def init(self, problem: EntropicBridge, guess: LightSB, *, key: Array | None) -> LightSBState:
-        assert key is not None  # `solve` insists on one
+    def init(self, problem: EntropicBridge, guess: LightSB, *, key: Array) -> LightSBState:
         for_centres, for_batch = jax.random.split(key)
         mixture = guess.mixture if guess.components else self._placed(problem, for_centres)
         value, shares = problem.relative_entropy(mixture, *problem.batch(for_batch, self.batch))
@@ -119,13 +118,13 @@ class LightSBFit(Method):
         turn = jnp.zeros((count, d, d), centres.dtype) if self.covariance == "full" else None
         return Mixture(heights, centres, log_spread, turn)
 
-    def step(self, problem: EntropicBridge, state: LightSBState, *, key: Array | None) -> LightSBState:
-        assert key is not None
+    def step(self, problem: EntropicBridge, state: LightSBState, *, key: Array) -> LightSBState:
         x0, x1 = problem.batch(key, self.batch)
         (value, shares), gradient = jax.value_and_grad(problem.relative_entropy, has_aux=True)(state.mixture, x0, x1)
         updates, inner = self._transformation().update(gradient, state.inner, state.mixture)
         inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
-        mixture = optax.apply_updates(state.mixture, updates)
+        old: Any = state.mixture
+        mixture: Any = optax.apply_updates(old, updates)
         mixture = eqx.tree_at(lambda m: m.log_spread, mixture, jnp.clip(mixture.log_spread, NARROWEST, WIDEST))
         level = state.level + ((value - state.level) / (1 + self.memory)).astype(value.dtype)
         lower = level < state.lowest
