@@ -4,7 +4,7 @@
 
 Needs petsc4py, of a PETSc that was configured with HPDDM (without it that row is left out). The families are those of the study krylov-recycling: Darcy, Helmholtz,
 convection and diffusion, and thermal, 32^2 unknowns, without preconditioner; on the first also with an incomplete factorisation. All methods have 30 vectors, recycling
-and deflation 10 of them, preconditioners stand on the right, and the residual is the true one. PETSc's: GMRES, LGMRES (augmented), DGMRES (deflated), and HPDDM's GCRO-DR
+and deflation 10 of them, preconditioners stand on the right, the residual is the true one, and 4,000 products a system are the most. PETSc's: GMRES, LGMRES (augmented), DGMRES (deflated), and HPDDM's GCRO-DR
 that keeps its space from system to system; each in the order in which it is best, sorted where something is kept. SciPy: GMRES, and gcrotmk with its vectors
 kept. Ours: GMRES, and SKR, which is GCRO-DR in the greedy order. What a solve begins with is made before: the matrices of PETSc and SciPy; ours are made in the compiled loop.
 
@@ -30,7 +30,7 @@ __all__: list[str] = []
 
 TOLERANCES = (1e-3, 1e-5, 1e-7, 1e-9, 1e-11)
 FAMILIES = ("darcy", "helmholtz", "convection", "thermal")
-RESTART, RECYCLE, CAP = 30, 10, 10_000
+RESTART, RECYCLE, CAP = 30, 10, 4000
 PETSC = {"GMRES": ("gmres", {}), "LGMRES": ("lgmres", {"ksp_lgmres_augment": 2}), "DGMRES": ("dgmres", {"ksp_dgmres_eigen": RECYCLE})}
 HPDDM = ("hpddm", {"ksp_hpddm_type": "gcrodr", "ksp_hpddm_recycle": RECYCLE})
 

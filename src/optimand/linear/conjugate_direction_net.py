@@ -168,7 +168,8 @@ class ConjugateDirectionNet(eqx.Module):
     def pretrained(dim: int = 2) -> "ConjugateDirectionNet":
         """The network that comes with the package, for pressure systems of fluids on grids of 2 or 3 dimensions.
 
-        Trained on empty boxes of two sizes, which `examples/train_conjugate_direction.py` does; it serves boxes with solids and other sizes of up to some 64 points along an axis.
+        Trained on empty boxes of two sizes, which `examples/train_conjugate_direction.py` does; it serves boxes with solids and other sizes too: it was tried on up to 64 points along an axis in two
+        dimensions and 24 in three.
         """
         if dim not in (2, 3):
             raise ArgumentError("dim", f"must be 2 or 3, not {dim!r}.")
@@ -190,7 +191,7 @@ def _convolved(layer: eqx.nn.Conv, x: Float[Array, "channels *grid"], looped: bo
     """`layer(x)` for kernels of 3 points along each axis, in the form that XLA is quick at on a CPU.
 
     In two dimensions, if `looped`, one matrix product: with the grid padded and flat, each of the 9 neighbours is a slice, and what is computed at the padding is cut off. Inside of a
-    loop, where a solver calls it, that is some thirty times quicker than XLA's convolution; where a batch is differentiated it is slower. In three dimensions convolutions of three
+    loop, where a solver calls it, that is much quicker than XLA's convolution; where a batch is differentiated it is slower. In three dimensions convolutions of three
     neighbouring planes.
     """
     if x.ndim == 3 and not looped:
