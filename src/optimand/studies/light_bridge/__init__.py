@@ -127,7 +127,7 @@ def claims(seeds: list[dict[str, float]], settings: Settings) -> list[Claim]:
     gaps = [seed[name] for seed in seeds for name in seed if name.endswith("gap of simulated paths")]
     most("cBW2-UVP of paths - that of the exact sampler, points, largest", float(np.max(gaps)) if gaps else None, 0.5, note=f"{settings.path_steps} steps")
     cells = "cells: energy distance: "
-    note = f"mean of days 3 and 4, held out; {settings.cell_dimension} components; worst of {len(seeds)}"
+    note = f"mean of days 3 and 4, held out; {settings.cell_dimension} principal components; worst of {len(seeds)}"
     most("cells: energy distance / that of Sinkhorn's plan", worst(f"{cells}LightSB", f"{cells}Sinkhorn"), 1.02, "2.31 / 2.34", note)
     most("cells: energy distance / that of the best trivial prediction", worst(f"{cells}LightSB", f"{cells}best trivial"), 0.9, note=note)
     most("cells: seconds of a fit, the slower", worst("cells: seconds of a fit"), 60.0, "65, on 4 cores", note)
