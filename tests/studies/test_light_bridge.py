@@ -45,6 +45,7 @@ def test_cells_from_a_folder(tmp_path):
         light_bridge.run(settings, jax.random.key(0), Run(tmp_path / "again", verbose=False))
 
 
+@pytest.mark.thorough
 def test_figures_of_the_plane(tmp_path):
     settings = light_bridge.Settings(**{**SMALL, "parts": ("toys",)})
     found = light_bridge.run(settings, jax.random.key(0), Run(tmp_path, verbose=False))

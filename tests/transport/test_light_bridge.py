@@ -190,7 +190,7 @@ def gaussians(n=4000, turned=False):
     return x0, x1, gaussian_plan(*moments(x0), *moments(x1), 0.5)
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("turned", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_one_component_between_gaussians_is_the_exact_bridge(turned):
     x0, x1, (matrix, vector, covariance) = gaussians(turned=turned)
     problem = EntropicBridge(x0, x1, 0.5)
@@ -271,7 +271,7 @@ def benchmark_pair(n=20_000, **options):
     return truth, truth.sample_start(jax.random.key(4), n), truth.sample_end(jax.random.key(5), n)
 
 
-@pytest.mark.parametrize("source", ["arrays", "samplers"])
+@pytest.mark.parametrize("source", ["arrays", pytest.param("samplers", marks=pytest.mark.thorough)])
 def test_the_exact_plan_is_found(source):
     truth, x0, x1 = benchmark_pair(dimension=2, epsilon=1.0)
     if source == "samplers":
@@ -287,7 +287,7 @@ def test_the_exact_plan_is_found(source):
     assert 1 < solution.history["components"][-1] <= 12 and 1 < solution.value.effective_components(test) <= 12
 
 
-@pytest.mark.parametrize("epsilon", [0.002, 0.1])
+@pytest.mark.parametrize("epsilon", [0.002, pytest.param(0.1, marks=pytest.mark.thorough)])
 def test_single_precision_at_small_epsilons(epsilon):
     x0, x1 = np.random.default_rng(10).normal(size=(2, 300, 2)).astype(np.float32)
     angle = 3 * np.pi / 2 * (1 + 2 * (x1[:, 0] > 0) * np.abs(np.tanh(x1[:, 0])))
@@ -412,6 +412,30 @@ def test_more_components_than_samples():
     assert solution.value.components == 60 and jnp.all(jnp.isfinite(solution.value.mixture.centres))
 
 
+@pytest.mark.parametrize("source", ["arrays", "samplers"])
+def test_components_that_begin_apart_find_a_rare_mode(source):
+    rng = np.random.default_rng(19)
+    x1 = rng.normal(size=(1000, 2)) + np.where(np.arange(1000) < 3, 50.0, 0.0)[:, None]
+    begin = (lambda key: jax.random.choice(key, jnp.asarray(x1))) if source == "samplers" else x1
+    problem = EntropicBridge(rng.normal(size=(1000, 2)), begin, 1.0)
+    for seed in range(5):
+        model = om.solve(problem, LightSBFit(components=3, centres="apart"), key=jax.random.key(seed), budget=om.Budget(steps=0)).value
+        centres = model.origin + model.scale * model.mixture.centres
+        assert jnp.max(centres) > 40
+        assert jnp.max(jnp.min(jnp.sum((centres[:, None] - x1) ** 2, -1), 1)) < 1e-12
+
+
+def test_components_that_begin_apart_where_all_samples_are_the_same():
+    points = np.ones((2, 5, 2))
+    with pytest.warns(UserWarning, match="column 0"):
+        problem = EntropicBridge(*points, 1.0)
+    for components in (1, 4):
+        method = LightSBFit(components=components, centres="apart")
+        model = om.solve(problem, method, key=jax.random.key(0), budget=om.Budget(steps=1)).value
+        assert model.components == components and jnp.all(jnp.isfinite(model.sample(points[0], jax.random.key(0))))
+
+
+@pytest.mark.thorough
 def test_precision_is_kept():
     for dtype in (jnp.float32, jnp.float64):
         points = jnp.asarray(np.random.default_rng(18).normal(size=(2, 30, 2)), dtype)

@@ -51,6 +51,7 @@ def test_a_scale_has_to_be_positive(as_a_user):
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"spread": -1.0}, "spread"),
         ({"covariance": "low rank"}, "covariance"),
+        ({"centres": "clustered"}, "centres"),
         ({"patience": 0}, "patience"),
         ({"memory": -1.0}, "memory"),
     ],

@@ -20,9 +20,9 @@ __all__ = ["bures_wasserstein", "bw_uvp", "cbw_uvp", "gaussian_plan", "moments"]
 
 
 def bures_wasserstein(mean0: Any, covariance0: Any, mean1: Any, covariance1: Any) -> Float[Array, "*n"]:
-    """The squared distance, with the factor 1/2 of the cost above, between means (..., d) and covariances (..., d, d), which may be singular."""
-    mean0, covariance0 = as_floats("mean0", mean0), as_floats("covariance0", covariance0)
-    mean1, covariance1 = as_floats("mean1", mean1), as_floats("covariance1", covariance1)
+    """The squared distance, with the factor 1/2 of the cost above, of means (..., d) and covariances (..., d, d), which may be singular."""
+    mean0, mean1 = as_floats("mean0", mean0), as_floats("mean1", mean1)
+    covariance0, covariance1 = as_floats("covariance0", covariance0), as_floats("covariance1", covariance1)
     root = matrix_power(covariance0, 0.5)
     between = jnp.linalg.eigvalsh(root @ covariance1 @ root)
     traces = jnp.trace(covariance0, axis1=-2, axis2=-1) + jnp.trace(covariance1, axis1=-2, axis2=-1)
@@ -49,11 +49,7 @@ def bw_uvp(points: Any, target: Any) -> Float[Array, ""]:
     return 100 * bures_wasserstein(*ours, *theirs) / (jnp.trace(theirs[1]) / 2)
 
 
-def cbw_uvp(
-    conditional: tuple[Float[Array, "n d"], Float[Array, "n d d"]],
-    exact: tuple[Float[Array, "n d"], Float[Array, "n d d"]],
-    variance: Any,
-) -> Float[Array, ""]:
+def cbw_uvp(conditional: tuple[Any, Any], exact: tuple[Any, Any], variance: Any) -> Float[Array, ""]:
     """The same of conditional distributions, in the mean over x: how far a plan is from the exact one, where its end marginal does not tell.
 
     **Arguments:** the means and the covariances of pi(. | x) for n points x, of both plans; and `variance`, the trace of the covariance of the end.

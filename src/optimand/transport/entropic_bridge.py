@@ -139,7 +139,8 @@ def draw(source: Samples, key: Array, count: int) -> Float[Array, "count d"]:
     if callable(source):
         points: Any = jax.vmap(source)(jax.random.split(key, count))
         return points[:, None] if points.ndim == 1 else points
-    return source[jax.random.randint(key, (count,), 0, source.shape[0])]
+    rows: Array = source
+    return rows[jax.random.randint(key, (count,), 0, source.shape[0])]
 
 
 def in_blocks(function: Callable, points: Float[Array, "n d"], block: int = 4096) -> Array:

@@ -119,8 +119,12 @@ class LightSB(eqx.Module):
 
     def logits(self, x: Any) -> Float[Array, "*n components"]:
         """The logarithms of the terms of c(x)."""
-        z, s, r = self._along(self._local(x)), jnp.exp(self.mixture.log_spread), self._centres()
-        return (self.mixture.heights + jnp.sum(z * (s * z / 2 + r), -1)) / self._epsilon
+        x, s, r = self._local(x), jnp.exp(self.mixture.log_spread), self.mixture.centres
+        if self.mixture.turn is None:  # products of matrices take a tenth of the time, and nothing cancels in them
+            exponent = x**2 @ s.T / 2 + x @ r.T
+        else:
+            exponent = jnp.sum(s * self._along(x) ** 2, -1) / 2 + x @ r.T
+        return (self.mixture.heights + exponent) / self._epsilon
 
     # Densities.
 

@@ -28,9 +28,8 @@ class Fitted:
 def fit(problem: EntropicBridge, components: int, rate: float, steps: int, settings: Settings, key: Any, label: str, out: Run) -> Fitted:
     """LightSB with a learning rate that falls to zero."""
     out.progress(label)
-    method = LightSBFit(
-        components=components, learning_rate=optax.cosine_decay_schedule(rate, steps), batch=settings.batch, covariance=settings.covariance
-    )
+    falling = optax.cosine_decay_schedule(rate, steps)
+    method = LightSBFit(components, falling, settings.batch, settings.covariance, settings.centres)
     solution = om.solve(
         problem, method, key=key, budget=om.Budget(steps=steps), callbacks=out.callbacks(label, keep=50), resume=out.resume(label)
     )
