@@ -86,7 +86,7 @@ BAD_NETWORKS = {
 
 
 @pytest.mark.parametrize("kind", BAD_NETWORKS)
-@pytest.mark.parametrize("safeguard", [True, False])
+@pytest.mark.parametrize("safeguard", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_with_a_useless_network_it_falls_back_and_the_error_never_grows(kind, safeguard):
     operator, b = system(solid=False)
     solver = lambda max_steps: DeepConjugateDirection(BAD_NETWORKS[kind], 1e-10, q=0 if kind == "orthogonal" else 2, max_steps=max_steps, safeguard=safeguard)

@@ -29,7 +29,7 @@ def solid_faces(solid):
         yield np.take(padded, range(padded.shape[axis] - 1), axis) | np.take(padded, range(1, padded.shape[axis]), axis)
 
 
-@pytest.mark.parametrize("shape, boundary", [((12, 16), "air"), ((12, 16), "solid"), pytest.param((6, 6, 8), "solid", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("shape, boundary", [pytest.param((12, 16), "air", marks=pytest.mark.thorough), ((12, 16), "solid"), pytest.param((6, 6, 8), "solid", marks=pytest.mark.thorough)])
 def test_the_flow_has_no_divergence_and_does_not_cross_walls(shape, boundary):
     solid = np.asarray(ball_mask(shape, 0.2))
     smoke = Smoke(shape, solid, source=puff(shape), boundary=boundary, solver=CG(1e-12))

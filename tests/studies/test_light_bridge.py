@@ -28,6 +28,7 @@ def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
     assert not any(claim.name.startswith("cells") for claim in said)
 
 
+@pytest.mark.thorough
 def test_cells_from_a_folder(tmp_path):
     rng = np.random.default_rng(0)
     for day in (2, 3, 4, 7):

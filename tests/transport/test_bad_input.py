@@ -21,6 +21,7 @@ def double():
         yield
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS, **by_name)
 def test_duplicated_points_share_the_plan_of_their_sum(method):
     rng = np.random.default_rng(0)
@@ -46,6 +47,7 @@ def test_equal_clouds_of_equal_points_have_finite_derivatives():
         np.testing.assert_allclose(slope, 0, atol=1e-15)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS, **by_name)
 def test_parts_that_do_not_touch_are_solved_each_as_if_alone(method):
     rng = np.random.default_rng(1)

@@ -127,6 +127,7 @@ def test_without_bias_it_minimises_the_sum_of_divergences():
         assert total(weights + 3e-3 * move / jnp.max(jnp.abs(move)), [cost, cost], b, shares, 0.5, cost) > best
 
 
+@pytest.mark.thorough
 def test_equal_measures_symmetry_and_shares_at_a_vertex():
     b = gaussian(0.5, 0.5)
     same = Barycentre(Grid([LINE]), [b, b, b], epsilon=0.1, within=Grid([LINE]))

@@ -359,6 +359,7 @@ def moving(theta):
     return EntropicBridge(x0, 0.5 * x0[::-1] + theta[:2], 0.5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("covariance", [pytest.param("full", marks=pytest.mark.thorough), "diag"])
 def test_conforms(check, covariance):

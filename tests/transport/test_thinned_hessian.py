@@ -27,6 +27,7 @@ def hessian(problem, x):
     return product
 
 
+@pytest.mark.thorough
 def test_with_all_entries_it_is_the_inverse_and_it_is_symmetric():
     rng = np.random.default_rng(1)
     a, b = rng.uniform(0.5, 1, 9), rng.uniform(0.5, 1, 7)

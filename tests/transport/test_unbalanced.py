@@ -201,6 +201,7 @@ def moving(theta):
     return UnbalancedCoupling(jnp.asarray(COST, theta.dtype) + 0.2 * theta[:, None] * jnp.arange(4.0), a, b, epsilon=0.2, tau=(1.0, 0.5))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_conforms(check):
     theta = jnp.array([0.5, -0.25, 1.0])
