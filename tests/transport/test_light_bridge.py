@@ -229,6 +229,7 @@ def test_the_plan_of_gaussians_has_both_marginals():
     np.testing.assert_allclose(covariance, 0.5 * matrix, atol=1e-12)  # epsilon S, where A = S
 
 
+@pytest.mark.thorough
 def test_turning_both_ends_turns_the_plan():
     """At the minimum: Adam, which treats coordinates apart, gets there on another way."""
     rng = np.random.default_rng(7)
