@@ -47,8 +47,9 @@ METHODS = {
     "sinkhorn, epsilon lowered": Sinkhorn(1e-12, first_epsilon=1.0),
     "newton, dense": SinkhornNewton(1e-12, hessian="dense"),
     "newton, products": SinkhornNewton(1e-12, hessian="products"),
-    "sparse newton": SinkhornNewtonSparse(1e-12, density=3),
-    "sparse newton, warm-up that ends by itself": SinkhornNewtonSparse(1e-12, density=4, warmup="auto"),
+    "sparse newton": SinkhornNewtonSparse(1e-12, density=3, direct=0),
+    "sparse newton, few points": SinkhornNewtonSparse(1e-12),
+    "sparse newton, warm-up that ends by itself": SinkhornNewtonSparse(1e-12, density=4, warmup="auto", direct=0),
 }
 
 
@@ -128,15 +129,15 @@ def test_newton_steps_to_machine_precision_where_sweeps_are_thousands():
     problem = assignment(eta=400.0)
     sweeps = om.solve(problem, Sinkhorn(1e-9), budget=om.Budget(steps=1500))
     assert sweeps.result == om.Result.budget_spent and sweeps.state.error > 1e-9
-    solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=5))
+    solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=5, direct=0))
     assert solution.result == om.Result.converged and problem.marginal_error(solution.value) <= 2e-12
     assert solution.state.sweeps <= 30 and solution.state.newton_steps <= 30
 
 
-@pytest.mark.parametrize("n, density", [(40, 5), (100, 5), (100, 15)])
-def test_parts_that_hardly_exchange_mass_do_not_stop_it(n, density):
+@pytest.mark.parametrize("n, density, direct", [(40, 5, 0), (100, 5, 0), (100, 15, 256)])
+def test_parts_that_hardly_exchange_mass_do_not_stop_it(n, density, direct):
     problem = assignment(n=n, eta=1200.0)
-    solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=density), budget=om.Budget(steps=200))
+    solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=density, direct=direct), budget=om.Budget(steps=200))
     assert solution.result == om.Result.converged and problem.marginal_error(solution.value) <= 2e-12
     assert solution.state.newton_steps <= 45
 
@@ -198,7 +199,9 @@ def test_the_largest_entries_and_products_with_them():
         times, times_transposed = _products(plan, count)
         np.testing.assert_allclose(times(jnp.arange(11.0)), kept @ np.arange(11.0), rtol=1e-12)
         np.testing.assert_allclose(times_transposed(jnp.arange(8.0)), kept.T @ np.arange(8.0), rtol=1e-12)
-    assert int(jnp.sum(largest(jnp.ones((4, 5)), 7))) == 7
+    assert sparsify_coupling(jnp.ones((4, 5)), 1.4).nse == 7
+    few = largest(plan, 40, slack=0.2)
+    assert 32 <= jnp.sum(few) <= 40 and jnp.min(plan[few]) > jnp.max(plan[~few])
     assert int(jnp.sum(largest(jnp.eye(4), 7))) == 4  # there is nothing else
     np.testing.assert_array_equal(_products(jnp.eye(4), 7)[0](jnp.arange(4.0)), jnp.arange(4.0))
 
@@ -214,7 +217,7 @@ def test_a_sparse_coupling_keeps_the_largest():
 
 def test_too_sparse_a_hessian_is_made_denser():
     problem = uneven()
-    solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=0.2, warmup=0))
+    solution = om.solve(problem, SinkhornNewtonSparse(1e-12, density=0.2, warmup=0, direct=0))
     assert solution.result == om.Result.converged and solution.state.level > 0
 
 
@@ -282,7 +285,7 @@ CONFORMING = {
     "sinkhorn": Sinkhorn(1e-10),
     "sinkhorn, relaxed, epsilon lowered": Sinkhorn(1e-10, relaxation=1.2, first_epsilon=1.0),
     "newton": SinkhornNewton(1e-10, warmup=3),
-    "sparse newton": SinkhornNewtonSparse(1e-10, warmup=3, density=1.5),
+    "sparse newton": SinkhornNewtonSparse(1e-10, warmup=3, density=1.5, direct=0),
 }
 
 

@@ -9,9 +9,12 @@ is diagonally dominant, hence still semidefinite, and the direction one of ascen
 
 A direction that is none, or along which nothing is found, is followed by five sweeps. If the error has not halved over three steps, or has not fallen in one where D cannot tell,
 S is taken from the next `level`, which is nearer to P; from the last, where S = P, if the linear solver did not reach its tolerance either.
+
+Where P is formed, it also gives the soft minima of the points tried and of sweeps, as products (`stabilised_kernel`).
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +31,7 @@ from ..core.solution import Result
 from ..linear.cg import CG
 from .problem import Coupling, Potentials
 from .sinkhorn import need_precision, sweep
+from .stabilised_kernel import StabilisedKernel, is_moderate
 
 __all__ = ["Direction", "NewtonIteration", "NewtonState", "newton_system"]
 
@@ -42,7 +46,7 @@ class NewtonState(eqx.Module):
     """`error` is that of the marginals; `errors` are those before the last three Newton steps. `level` says what S is.
 
     `sweeps_left` are to be done before the next Newton step. `warming`: they are those of the warm-up. `idle` counts Newton steps in a row, with the
-    last S there is, whose rise of D is below rounding and that do not lower the error.
+    last S there is, whose rise of D is below rounding and that do not lower the error. `kernel` is there where the plan is formed.
     """
 
     x: Potentials
@@ -57,6 +61,7 @@ class NewtonState(eqx.Module):
     idle: Array
     sweeps: Array
     newton_steps: Array
+    kernel: StabilisedKernel | None
     counters: Counters
 
 
@@ -90,8 +95,12 @@ class NewtonIteration(Method):
         """How many choices of S there are."""
 
     @abc.abstractmethod
-    def direction(self, problem: Coupling, x: Potentials, lack: Potentials, rtol: Array, level: Array) -> Direction:
-        """The solution of Newton's system with S of this level, where `lack` is the gradient of D."""
+    def forms_plan(self, problem: Coupling) -> bool:
+        """Whether P is formed."""
+
+    @abc.abstractmethod
+    def direction(self, problem: Coupling, x: Potentials, plan: Any, lack: Potentials, rtol: Array, level: Array) -> Direction:
+        """The solution of Newton's system with S of this level, where `lack` is the gradient of D, and `plan` is P, or None where it is not formed."""
 
     @abc.abstractmethod
     def warm(self, problem: Coupling, x: Potentials) -> Array:
@@ -106,37 +115,48 @@ class NewtonIteration(Method):
         zero, counters = jnp.int32(0), Counters.zero().add(values=1, gradients=1)
         never = jnp.full((3,), jnp.inf, error.dtype)
         sweeps = jnp.int32(MOST_SWEEPS if self.warmup == "auto" else self.warmup)
-        return NewtonState(guess, soft_rows, soft_columns, value, error, never, zero, sweeps, jnp.array(True), zero, zero, zero, counters)
+        kernel = StabilisedKernel.none(problem) if self.forms_plan(problem) else None
+        return NewtonState(
+            guess, soft_rows, soft_columns, value, error, never, zero, sweeps, jnp.array(True), zero, zero, zero, kernel, counters
+        )  # fmt: skip
 
     def step(self, problem: Coupling, state: NewtonState, *, key: Array | None) -> NewtonState:
-        sweep, newton = (lambda state: self._sweep(problem, state)), (lambda state: self._newton(problem, state))
-        return jax.lax.cond(state.sweeps_left > 0, sweep, newton, state)
+        sweeping, kernel = state.sweeps_left > 0, state.kernel
+        if kernel is not None:
+            log_rows, log_columns = _log_errors(problem, state)
+            kernel = kernel.near(problem, state.x, is_moderate(log_rows) & is_moderate(log_columns), exact=~sweeping)
+        sweep, newton = (lambda state: self._sweep(problem, kernel, state)), (lambda state: self._newton(problem, kernel, state))
+        state = jax.lax.cond(sweeping, sweep, newton, dataclasses.replace(state, kernel=None))  # which would copy what goes through it
+        return dataclasses.replace(state, kernel=kernel)
 
-    def _sweep(self, problem: Coupling, state: NewtonState) -> NewtonState:
-        x, soft_columns = sweep(problem, state.x, state.soft_rows, problem.epsilon)
-        soft_rows = problem.soft_rows(x.g)
+    def _sweep(self, problem: Coupling, kernel: StabilisedKernel | None, state: NewtonState) -> NewtonState:
+        soft_rows_of, soft_columns_of = _soft_minima(problem, kernel)
+        x, soft_columns = sweep(problem, state.x, state.soft_rows, problem.epsilon, soft_columns_of=lambda f, _: soft_columns_of(f))
+        soft_rows = soft_rows_of(x.g)
         value, error = _measures(problem, x, soft_rows, soft_columns)
         left = state.sweeps_left - 1
-        if self.warmup == "auto":  # to look at the plan costs as much as a sweep
+        if self.warmup == "auto":  # to look at the plan costs as much as some sweeps
             ask = state.warming & (state.sweeps % 10 == 9)
             ready = jax.lax.cond(ask, lambda x: self.warm(problem, x), lambda _: jnp.array(False), jax.lax.stop_gradient(x))
             left = jnp.where(ready, 0, left)
         counters = state.counters.add(values=1, gradients=1)
         warming = state.warming & (left > 0)
         return NewtonState(
-            x, soft_rows, soft_columns, value, error, state.errors, state.level, left, warming, state.idle, state.sweeps + 1, state.newton_steps, counters
+            x, soft_rows, soft_columns, value, error, state.errors, state.level, left, warming, state.idle, state.sweeps + 1, state.newton_steps, None,
+            counters,
         )  # fmt: skip
 
-    def _newton(self, problem: Coupling, state: NewtonState) -> NewtonState:
-        log_rows, log_columns = state.x.f / problem.epsilon + state.soft_rows, state.x.g / problem.epsilon + state.soft_columns
+    def _newton(self, problem: Coupling, kernel: StabilisedKernel | None, state: NewtonState) -> NewtonState:
+        log_rows, log_columns = _log_errors(problem, state)
         lack = Potentials(-problem.a * jnp.expm1(log_rows), -problem.b * jnp.expm1(log_columns))
         rtol = jnp.minimum(self.inner_tolerance, 0.1 * jax.lax.stop_gradient(state.error))
-        found = self.direction(problem, state.x, lack, rtol, state.level)
+        plan = None if kernel is None else kernel.plan
+        found = self.direction(problem, state.x, plan, lack, rtol, state.level)
         slope = lack.f @ found.move.f + lack.g @ found.move.g
         noise = _noise(problem, state.x)
         promised = problem.epsilon * jnp.sum(problem.a) * state.error**2 / 8  # by a sweep, at least (Pinsker's inequality)
         blind = promised <= noise  # D cannot tell any more: the error decides
-        (x, soft_rows, soft_columns), better, trials = _climb(problem, state, found.move, slope, noise, blind)
+        (x, soft_rows, soft_columns), better, trials = _climb(problem, kernel, state, found.move, slope, noise, blind)
         value, error = _measures(problem, x, soft_rows, soft_columns)
         useful = jnp.where(blind, slope > 0, slope >= promised)
         accepted = better & useful & jnp.isfinite(error)
@@ -153,7 +173,7 @@ class NewtonIteration(Method):
         counters = state.counters.add(values=trials, gradients=1, linear_solves=1, linear_iterations=found.iterations)
         return NewtonState(
             x, soft_rows, soft_columns, value, error, errors, level, sweeps_left, jnp.array(False), idle.astype(jnp.int32),
-            state.sweeps, state.newton_steps + 1, counters,
+            state.sweeps, state.newton_steps + 1, None, counters,
         )  # fmt: skip
 
     def done(self, problem: Coupling, state: NewtonState):
@@ -165,6 +185,19 @@ class NewtonIteration(Method):
 
     def metrics(self, problem: Coupling, state: NewtonState) -> dict[str, Any]:
         return {"value": state.value, "residual": state.error, "newton_steps": state.newton_steps, "level": state.level}
+
+
+def _soft_minima(problem: Coupling, kernel: StabilisedKernel | None) -> tuple[Callable, Callable]:
+    """Those of rows as a function of g, and of columns as one of f."""
+    if kernel is None:
+        return problem.soft_rows, problem.soft_columns
+    epsilon = problem.epsilon
+    return (lambda g: kernel.soft_rows(problem, g, epsilon)), (lambda f: kernel.soft_columns(problem, f, epsilon))
+
+
+def _log_errors(problem: Coupling, state: NewtonState) -> tuple[Array, Array]:
+    """log(P 1 / a) and log(P' 1 / b)."""
+    return state.x.f / problem.epsilon + state.soft_rows, state.x.g / problem.epsilon + state.soft_columns
 
 
 def _measures(problem: Coupling, x: Potentials, soft_rows: Array, soft_columns: Array) -> tuple[Array, Array]:
@@ -179,7 +212,7 @@ def _noise(problem: Coupling, x: Potentials) -> Array:
     return jax.lax.stop_gradient(10 * jnp.finfo(size.dtype).eps * size)
 
 
-def _climb(problem: Coupling, state: NewtonState, move: Potentials, slope: Array, noise: Array, blind: Array):
+def _climb(problem: Coupling, kernel: StabilisedKernel | None, state: NewtonState, move: Potentials, slope: Array, noise: Array, blind: Array):
     """The point along `move` with Armijo's condition, from length 1 by halves, with its soft minima; whether there is one; trials.
 
     The condition is one for D, or for the error where D is `blind`. Where mass is hardly exchanged between parts of the plan D is nearly linear,
@@ -188,7 +221,8 @@ def _climb(problem: Coupling, state: NewtonState, move: Potentials, slope: Array
 
     def at(problem, x, move, length):
         x = Potentials(x.f + length * move.f, x.g + length * move.g)
-        return x, problem.soft_rows(x.g), problem.soft_columns(x.f)
+        soft_rows_of, soft_columns_of = _soft_minima(problem, kernel)
+        return x, soft_rows_of(x.g), soft_columns_of(x.f)
 
     arrays, static = eqx.partition((problem, state.x, move), eqx.is_array)
     held, start, direction = eqx.combine(jax.lax.stop_gradient(arrays), static)

@@ -28,45 +28,45 @@ def rounded(plan: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " 
     return plan + lacking_a[:, None] * lacking_b[None, :] / jnp.where(total > 0, total, 1)
 
 
-def largest(plan: Float[Array, "n m"], count: int) -> Bool[Array, "n m"]:
-    """Where the `count` largest entries are, one threshold for all; of entries that are equal the first.
+def largest(plan: Float[Array, "n m"], count: int, slack: float = 0.0) -> Bool[Array, "n m"]:
+    """Where the `count` largest entries are, or fewer, by up to the part `slack`: one threshold for all. Where entries at it are equal, there are more.
 
     The threshold is found by bisection between the largest logarithm and 200 below it, which needs no sorting; entries that are smaller still are
     left out.
     """
-    tiny = jnp.finfo(plan.dtype).tiny
-    logs = jnp.log(jnp.maximum(jax.lax.stop_gradient(plan), tiny))
-    top = jnp.max(logs)
-
-    def going(carry):
-        _, _, found, step = carry
-        return (found != count) & (step < 40)
+    plan = jax.lax.stop_gradient(plan)
+    top = jnp.log(jnp.maximum(jnp.max(plan), jnp.finfo(plan.dtype).tiny))
+    fewest = math.ceil(count * (1 - slack))
+    is_right = lambda found: (found <= count) & (found >= fewest)
 
     def halve(carry):
         low, high, _, step = carry
         middle = (low + high) / 2
-        there = jnp.sum(logs >= middle, dtype=jnp.int32)
-        enough = there >= count
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle), there, step + 1
+        found = jnp.sum(plan >= jnp.exp(middle), dtype=jnp.int32)
+        down = (found >= count) | is_right(found)
+        return jnp.where(down, middle, low), jnp.where(down, high, middle), found, step + 1
 
+    going = lambda carry: ~is_right(carry[2]) & (carry[3] < 50)
     low, _, _, _ = jax.lax.while_loop(going, halve, (top - 200, top, jnp.int32(-1), jnp.int32(0)))
-    chosen = logs >= low
-    return chosen & (ranks(chosen) <= count)
+    return plan >= jnp.exp(low)
 
 
-def ranks(chosen: Bool[Array, "n m"]) -> Int[Array, "n m"]:
-    """How many are chosen up to each place, row by row."""
-    inside = jnp.cumsum(chosen, 1, dtype=jnp.int32)
-    before = jnp.cumsum(inside[:, -1]) - inside[:, -1]
-    return inside + before[:, None]
+BLOCK = 64  # entries
 
 
 def positions(chosen: Bool[Array, "n m"], count: int) -> tuple[Int[Array, " count"], Bool[Array, " count"]]:
-    """The places of those chosen in the order of rows, as numbers into the flat array; whether there is one (else the number is that of the last place)."""
+    """The places of the first `count` chosen in the order of rows, as numbers into the flat array; whether there is one (else the number is that of the last place).
+
+    The block of each is found among running sums over blocks, then its place inside: a running sum over all entries takes longer.
+    """
+    flat = chosen.reshape(-1)
+    blocks = jnp.pad(flat, (0, -flat.size % BLOCK)).reshape(-1, BLOCK)
+    ends = jnp.cumsum(jnp.sum(blocks, 1, dtype=jnp.int32), dtype=jnp.int32)
     wanted = jnp.arange(1, count + 1, dtype=jnp.int32)
-    flat = ranks(chosen).reshape(-1)
-    place = jnp.searchsorted(flat, wanted)
-    return jnp.minimum(place, flat.size - 1).astype(jnp.int32), wanted <= flat[-1]
+    block = jnp.minimum(jnp.searchsorted(ends, wanted), len(ends) - 1)
+    inside = jnp.cumsum(blocks[block], 1, dtype=jnp.int32) + jnp.where(block > 0, ends[block - 1], 0)[:, None]
+    place = block * BLOCK + jnp.sum(inside < wanted[:, None], 1, dtype=jnp.int32)
+    return jnp.minimum(place, flat.size - 1).astype(jnp.int32), wanted <= ends[-1]
 
 
 def sparsify_coupling(plan: Float[Array, "n m"], density: Any = 15) -> BCOO:

@@ -56,19 +56,23 @@ class SinkhornNewton(NewtonIteration):
     def warm(self, problem: Coupling, x: Potentials) -> Array:
         return jnp.array(True)
 
-    def direction(self, problem: Coupling, x: Potentials, lack: Potentials, rtol: Array, level: Array) -> Direction:
+    def forms_plan(self, problem: Coupling) -> bool:
+        return self._dense(problem) or isinstance(problem.cost, CostMatrix)
+
+    def _dense(self, problem: Coupling) -> bool:
+        return self.hessian == "dense" or (self.hessian is None and problem.a.size <= 500)
+
+    def direction(self, problem: Coupling, x: Potentials, plan: Any, lack: Potentials, rtol: Array, level: Array) -> Direction:
         lack = Potentials(problem.epsilon * lack.f, problem.epsilon * lack.g)
-        arrays, static = eqx.partition((problem, x), eqx.is_array)
-        problem, x = eqx.combine(jax.lax.stop_gradient(arrays), static)  # what changes the matrix changes the solution in second order
-        if self.hessian == "dense" or (self.hessian is None and problem.a.size <= 500):
-            plan = problem.plan(x)
-            rows, columns = jnp.sum(plan, 1), jnp.sum(plan, 0)
-            return newton_system(plan.__matmul__, plan.T.__matmul__, rows, columns, lack, cholesky(plan, rows, columns))
-        if isinstance(problem.cost, CostMatrix):
-            plan = problem.plan(x)
+        if plan is not None:
             rows, columns, times, times_transposed = jnp.sum(plan, 1), jnp.sum(plan, 0), plan.__matmul__, lambda u: u @ plan
+            if self._dense(problem):
+                return newton_system(times, times_transposed, rows, columns, lack, cholesky(plan, rows, columns))
         else:
+            arrays, static = eqx.partition((problem, x), eqx.is_array)
+            problem, x = eqx.combine(jax.lax.stop_gradient(arrays), static)  # what changes the matrix changes the solution in second order
             log_rows, log_columns = problem.log_errors(x)
             rows, columns = problem.a * jnp.exp(log_rows), problem.b * jnp.exp(log_columns)
             times, times_transposed = (lambda v: problem.push(x, v)), (lambda u: problem.pull(x, u))
-        return newton_system(times, times_transposed, rows, columns, lack, conjugate_gradients(rows, rtol, self.inner_steps), ridge_of(rows.dtype))
+        solve = conjugate_gradients(rows, rtol, self.inner_steps)
+        return newton_system(times, times_transposed, rows, columns, lack, solve, ridge_of(rows.dtype))

@@ -25,9 +25,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCSR, bcsr_dot_general
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from ..core.arguments import need_positive
+from ..core.arguments import need_count, need_positive
 from .newton_iteration import Direction, NewtonIteration, cholesky, conjugate_gradients, newton_system, ridge_of
 from .problem import Coupling, Potentials
 from .rounding import largest, positions
@@ -36,7 +36,8 @@ __all__ = ["SinkhornNewtonSparse"]
 
 DOUBLINGS = 2
 DROPPED = 1e-2  # of the mass, at which a warm-up ends
-DIRECT = 4000  # sources up to which a matrix with all entries is factored
+SLACK = 0.05  # of K: so many entries less do as well, and their threshold is found sooner
+FACTORED = 4000  # sources up to which a matrix with all entries is factored in place of iterations
 
 
 class SinkhornNewtonSparse(NewtonIteration):
@@ -53,6 +54,7 @@ class SinkhornNewtonSparse(NewtonIteration):
     - `density`: entries to keep, K / max(n, m). 15 does for costs with unique plans, 30 is better for |x - y|. When the error does not halve in
       three Newton steps it is doubled, twice, and then all entries are kept; at once if conjugate gradients did not get to an end.
     - `inner_tolerance`, `inner_steps`: of conjugate gradients. The former is lowered to a tenth of the error.
+    - `direct`: with up to so many sources all entries are kept in every step, and the system is factored, which is faster there.
 
     Where steps no longer help at this precision the solve ends as `stopped`. The state counts `sweeps` and `newton_steps`.
     Raises `ArgumentError`, naming the argument, for a number out of its range, and for a tolerance below 1e-6 in single precision.
@@ -72,13 +74,17 @@ class SinkhornNewtonSparse(NewtonIteration):
     density: Any = eqx.field(static=True, default=15)
     inner_tolerance: Any = 1e-6
     inner_steps: int = eqx.field(static=True, default=500)
+    direct: int = eqx.field(static=True, default=256)
 
     def __check_init__(self):
         need_positive("density", self.density)
+        need_count("direct", self.direct, least=0)
 
     def counts(self, problem: Coupling) -> list[int]:
         """K at each level but the last, where all entries are kept."""
         n, m = problem.cost.shape
+        if n <= self.direct:
+            return []
         counts = [math.ceil(2**k * self.density * max(n, m)) for k in range(DOUBLINGS + 1)]
         return [count for count in counts if count < n * m]
 
@@ -88,11 +94,13 @@ class SinkhornNewtonSparse(NewtonIteration):
     def warm(self, problem: Coupling, x: Potentials) -> Array:
         plan = problem.plan(x)
         counts = self.counts(problem)
-        kept = jnp.sum(jnp.where(largest(plan, counts[0]), plan, 0)) if counts else jnp.sum(plan)
+        kept = jnp.sum(jnp.where(largest(plan, counts[0], SLACK), plan, 0)) if counts else jnp.sum(plan)
         return kept >= (1 - DROPPED) * jnp.sum(plan)
 
-    def direction(self, problem: Coupling, x: Potentials, lack: Potentials, rtol: Array, level: Array) -> Direction:
-        plan = jax.lax.stop_gradient(problem.plan(x))  # what changes the matrix changes the solution in second order
+    def forms_plan(self, problem: Coupling) -> bool:
+        return True
+
+    def direction(self, problem: Coupling, x: Potentials, plan: Any, lack: Potentials, rtol: Array, level: Array) -> Direction:
         lack = Potentials(problem.epsilon * lack.f, problem.epsilon * lack.g)
         rows, columns = jnp.sum(plan, 1), jnp.sum(plan, 0)
         solve = conjugate_gradients(rows, rtol, self.inner_steps)
@@ -102,25 +110,28 @@ class SinkhornNewtonSparse(NewtonIteration):
 
         def whole(lack):
             times, times_transposed = (lambda v: plan @ v), (lambda u: u @ plan)
-            if rows.size > DIRECT:
+            if rows.size > FACTORED:
                 return of(times, times_transposed, lack)
             return newton_system(times, times_transposed, rows, columns, lack, cholesky(plan, rows, columns))
 
-        thinned = [lambda lack, count=count: of(*_products(plan, count), lack) for count in self.counts(problem)]
+        thinned = [lambda lack, count=count: of(*_products(plan, count, SLACK), lack) for count in self.counts(problem)]
         return jax.lax.switch(level, [*thinned, whole], lack)
 
 
-def _products(plan: Float[Array, "n m"], count: int):
+def _products(plan: Float[Array, "n m"], count: int, slack: float = 0.0):
     """Products with the `count` largest entries of a plan, and with the transpose: each in the order that it reads."""
-    chosen = largest(plan, count)
-    return functools.partial(_times, _compressed(plan, chosen, count)), functools.partial(_times, _compressed(plan.T, chosen.T, count))
+    n, m = plan.shape
+    place, there = positions(largest(plan, count, slack), count)
+    entries, rows, columns = jnp.where(there, plan.reshape(-1)[place], 0), place // m, place % m
+    order = jnp.argsort(columns)
+    matrix = _compressed(entries, rows, columns, (n, m))
+    return functools.partial(_times, matrix), functools.partial(_times, _compressed(entries[order], columns[order], rows[order], (m, n)))
 
 
-def _compressed(plan: Float[Array, "n m"], chosen: Bool[Array, "n m"], count: int) -> BCSR:
-    place, there = positions(chosen, count)
-    ends = jnp.cumsum(jnp.sum(chosen, 1, dtype=jnp.int32), dtype=jnp.int32)
-    entries = jnp.where(there, plan.reshape(-1)[place], 0)
-    return BCSR((entries, place % plan.shape[1], jnp.concatenate([jnp.zeros((1,), jnp.int32), ends])), shape=plan.shape)
+def _compressed(entries: Array, rows: Array, columns: Array, shape: tuple[int, int]) -> BCSR:
+    """The matrix with these entries, in the order of rows."""
+    ends = jnp.searchsorted(rows, jnp.arange(shape[0] + 1, dtype=rows.dtype)).at[-1].set(rows.size)
+    return BCSR((entries, columns, ends.astype(columns.dtype)), shape=shape)
 
 
 def _times(matrix: BCSR, v: Array) -> Array:

@@ -41,21 +41,27 @@ class StabilisedKernel(eqx.Module):
         """`problem.soft_columns(f, epsilon)`."""
         return _soft_columns(problem, f, epsilon, jax.lax.stop_gradient(self))
 
-    def near(self, problem: Coupling, x: Potentials, ready: Any = True) -> "StabilisedKernel":
-        """The kernel for a sweep from x: this one, or if x is far from its centre and `ready` a new one.
+    def near(self, problem: Coupling, x: Potentials, ready: Any = True, exact: Any = False) -> "StabilisedKernel":
+        """The kernel for what follows at x: this one, or if x is far from its centre and `ready` a new one.
 
-        Ready is x if the marginals of its plan are a and b up to moderate factors, so that no row or column of it is lost to underflow.
+        Ready is x if the marginals of its plan are a and b up to moderate factors, so that no row or column of it is lost to underflow. With `exact` the
+        plan is that of x in any case; sums are taken in logarithms all the same if x is not ready.
         """
         arrays, static = eqx.partition((problem, x, self), eqx.is_array)
         problem, x, kernel = eqx.combine(jax.lax.stop_gradient(arrays), static)
         near = _near(problem, x.f, kernel.centre.f) & _near(problem, x.g, kernel.centre.g)
-        make = lambda carry: (StabilisedKernel(problem.plan(x), x), jnp.array(False))
-        return jax.lax.while_loop(lambda carry: carry[1], make, (kernel, ready & ~near))[0]  # a conditional would copy the plan that it keeps
+
+        def make(_):
+            centre = Potentials(jnp.where(ready, x.f, jnp.inf), jnp.where(ready, x.g, jnp.inf))
+            return StabilisedKernel(problem.plan(x), centre), jnp.array(False)
+
+        # A conditional would copy the plan that it keeps.
+        return jax.lax.while_loop(lambda carry: carry[1], make, (kernel, exact | (ready & ~near)))[0]
 
 
 def is_moderate(logarithms: Array) -> Bool[Array, ""]:
     """Whether their exponentials are far from overflow, and the squares of those too."""
-    farthest = 100 if logarithms.dtype == jnp.float64 else 20
+    farthest = 150 if logarithms.dtype == jnp.float64 else 20
     return jnp.max(jnp.abs(logarithms)) <= farthest
 
 
