@@ -268,3 +268,9 @@ def test_zero_is_the_solution_for_zero_and_a_guess_is_taken():
     assert not jnp.any(nothing.value) and nothing.stats["num_steps"] == 0
     solution = lx.linear_solve(operator, b, DeepConjugateDirection(plain, 1e-12)).value
     assert lx.linear_solve(operator, b, solver, options={"y0": solution}).stats["num_steps"] == 0
+
+
+def test_a_network_that_is_asked_for_its_matrix_says_who_takes_it(as_a_user):
+    operator = NetworkPreconditioner(plain).of(PoissonGrid((4, 4)))
+    with pytest.raises(om.core.errors.ArgumentError, match="FlexibleCG"):
+        operator.as_matrix()

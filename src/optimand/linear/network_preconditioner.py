@@ -49,7 +49,7 @@ class _Proposing(lx.AbstractLinearOperator):
         return (size * self.cells.projected(self.cells.propose(self.net, unit))).reshape(self.shape)
 
     def as_matrix(self) -> Array:
-        raise NotImplementedError("a network is not a matrix")
+        raise ArgumentError("preconditioner", "is a network, which is not linear and has no matrix.", "FlexibleCG and FGMRES take it as it is.")
 
     def transpose(self) -> "_Proposing":
         return self  # it stands for the inverse of a symmetric matrix

@@ -6,7 +6,7 @@ Tang, Shavlovsky, Rahmanian, Tardini, Thekumparampil, Xiao and Ying (ICLR 2024).
 - `digits, squared` and `digits, absolute`: two images, enlarged three times, with the squared distance of pixels or the sum of absolute differences, divided by its maximum.
 - `points`: two Gaussian clouds in the plane, squared distance.
 
-All are in logarithms and in double precision, and use the same compiled kernels. A step is a sweep or a Newton step; the error is |P 1 - a| + |P' 1 - b|, sums of absolute
+All are in double precision. Sums are products with the plan at potentials nearby, in sweeps as in Newton steps; those of Anderson's map are in logarithms. A step is a sweep or a Newton step; the error is |P 1 - a| + |P' 1 - b|, sums of absolute
 values. Seconds are those of compiled steps; measuring Anderson's error, which its steps do not need, is not counted. What did not get to an error within its limits has no
 number there; where it enters a ratio, all it spent counts, which is less than it needs.
 """

@@ -48,7 +48,7 @@ class SinkhornState(eqx.Module):
 
 
 class Sinkhorn(Method):
-    """Sinkhorn's method in logarithms: a step is a sweep over both potentials, and costs two passes over the cost.
+    """Sinkhorn's method: a step is a sweep over both potentials, and costs two passes over the cost, or two products with a matrix (see `domain`).
 
     The first choice for an epsilon above a hundredth of the mean cost, and for accuracies like 1e-4. Below, sweeps are many:
     `SinkhornNewtonSparse` needs tens of steps where this needs thousands.
