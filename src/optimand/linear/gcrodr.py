@@ -8,7 +8,8 @@ $$B \hat V^\top = W^\top G, \qquad \hat V = \begin{bmatrix} D U \\ V_s \end{bmat
 
 the move \(\hat V^\top z\) minimises \(\lVert W r - G z \rVert\), and the next U spans harmonic Ritz vectors \(\hat V^\top p\), for the k values of least
 modulus of \(G^\top G p = \theta\, G^\top W \hat V^\top p\) (Parks, de Sturler, Mackey, Johnson and Maiti 2006, section 2 and appendix). For another matrix
-C is made anew from the new B and the old U: k products, without which its answers would be wrong.
+C is made anew from the new B and the old U: k products, without which its answers would be wrong. Whether it is another one is asked of one product, with a random
+sum of the rows of U.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -29,7 +30,7 @@ __all__ = ["GCRODR"]
 
 
 class Space(NamedTuple):
-    """Rows u, and the orthonormal rows c that B maps them to; rows that are not there are zero."""
+    """Rows u, and the orthonormal rows c that B maps them to; rows that are not there are zero, and stand last."""
 
     vectors: Float[Array, "recycle n"]
     images: Float[Array, "recycle n"]
@@ -38,7 +39,7 @@ class Space(NamedTuple):
 class GCRODR(KrylovSolver):
     """GMRES with deflated restarting, whose small space can be carried from one system to the next.
 
-    For sequences of systems that change little: parameters, time steps, Newton's method. `answer.stats["space"]` is what to carry on:
+    For sequences of systems that change little: parameters, time steps, Newton's method. `answer.stats["space"]` is what to carry on, with its `"images"`:
 
     ```python
     import lineax as lx
@@ -46,11 +47,12 @@ class GCRODR(KrylovSolver):
     solver, b = om.linear.GCRODR(1e-5, restart=5, recycle=2), jnp.ones(20)
     operator, changed = (lx.MatrixLinearOperator(jnp.diag(jnp.arange(1.0, 21.0) + shift)) for shift in (0.0, 0.1))
     answer = lx.linear_solve(operator, b, solver)
-    state = solver.init(changed, {"space": answer.stats["space"]})
+    state = solver.init(changed, {name: answer.stats[name] for name in ("space", "images")})
     lx.linear_solve(changed, b, solver, state=state)
     ```
 
-    A space of another matrix costs `recycle` products, which are counted, to be made one of this matrix. With nothing to carry it still restarts
+    A space of another matrix costs `recycle` products, which are counted, to be made one of this matrix, and if images are given one to see whether they still are
+    its images. With nothing to carry it still restarts
     better than `GMRES`, by keeping the space of the cycle before. Where small eigenvalues of a matrix far from normal move much from one
     system to the next, or more of them lie on both sides of zero than the space holds, the carried space can cost more than it saves. Derivatives use the space for the transposed system where the matrix is
     tagged as symmetric and there is no preconditioner.
@@ -88,16 +90,24 @@ class GCRODR(KrylovSolver):
         structure = operator.in_structure()
         flat, unravel = ravel_pytree(jtu.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structure))
         shape = (self.recycle, flat.size)
-        vectors = options.get("space")
+        vectors, images = options.get("space"), options.get("images")
         if vectors is None:
             nothing = jnp.zeros(shape, flat.dtype)
             return state._replace(memory=Space(nothing, nothing), products=jnp.int32(0))
-        if vectors.shape != shape:
-            raise ArgumentError("space", f"must be of shape {shape}, not {vectors.shape}.", 'Pass stats["space"] of a solve of this size.')
+        for name, rows in (("space", vectors), ("images", images)):
+            if rows is not None and rows.shape != shape:
+                raise ArgumentError(name, f"must be of shape {shape}, not {rows.shape}.", f'Pass stats["{name}"] of a solve of this size.')
         apply = lambda operator, v: v if operator is None else ravel_pytree(operator.mv(unravel(v)))[0]
-        images = jax.lax.map(lambda v: apply(state.operator, apply(state.preconditioner, v)), vectors)
+        product = lambda v: apply(state.operator, apply(state.preconditioner, v))
         there = jnp.sum(jnp.any(vectors != 0, axis=1)).astype(jnp.int32)
-        return state._replace(memory=orthonormalised(images, vectors), products=there)
+        anew = lambda: orthonormalised(jax.lax.map(product, vectors), vectors)
+        if images is None or not self.recycle:
+            return state._replace(memory=anew(), products=there)
+        weights = jax.random.normal(jax.random.key(0), (self.recycle,), flat.dtype)
+        wrong = jnp.linalg.norm(product(weights @ vectors) - weights @ images)
+        same = wrong <= jnp.finfo(flat.dtype).eps ** 0.75 * jnp.linalg.norm(weights @ images)
+        memory = jax.lax.cond(same, lambda: Space(vectors, images), anew)
+        return state._replace(memory=memory, products=jnp.where(same, 0, there) + (there > 0))
 
     def run(
         self, system: System, residual: Inexact[Array, " n"], left: Float[Array, ""], steps: Int[Array, ""], memory: Space
@@ -106,17 +116,15 @@ class GCRODR(KrylovSolver):
         u, c = memory
         inside = c @ residual
         outside = residual - inside @ c
-        room = self.restart - jnp.sum(jnp.any(c != 0, axis=1))
-        most = min(self.restart, residual.size)
-        found = arnoldi(
-            system.matvec, precondition, outside, jnp.linalg.norm(outside), system.limit, jnp.minimum(steps, room), most, space=c
-        )
-        move = (inside - found.overlaps @ found.weights) @ u + found.weights @ found.basis[:-1]
+        most = min(self.restart, max(self.recycle, residual.size))
+        found = arnoldi(system.matvec, precondition, outside, jnp.linalg.norm(outside), system.limit, steps, most, space=c)
+        inside = inside - found.hessenberg[: self.recycle] @ found.weights
+        move = jnp.where(jnp.arange(self.recycle) < found.first, inside, 0) @ u + _padded(found.weights) @ found.basis
         memory = harmonic_space(memory, found) if self.recycle else memory
         return Piece(precondition(move), found.steps, found.steps, jnp.array(False), memory)
 
     def report(self, memory: Space) -> dict[str, Any]:
-        return {"space": memory.vectors}
+        return {"space": memory.vectors, "images": memory.images}
 
     def transpose(self, state: KrylovState, options: dict[str, Any]):
         turned, options = super().transpose(state, options)
@@ -127,7 +135,7 @@ class GCRODR(KrylovSolver):
 
 
 def orthonormalised(images: Array, vectors: Array) -> Space:
-    """The images made orthonormal, and the same done to the vectors; what depends on rows before it becomes zero."""
+    """The images made orthonormal, and the same done to the vectors; what depends on rows before it becomes zero, and goes to the end."""
 
     def one(i, rows):
         u, c = rows
@@ -141,22 +149,25 @@ def orthonormalised(images: Array, vectors: Array) -> Space:
         scale = jnp.where(there, 1 / jnp.where(there, length, 1), 0)
         return u.at[i].set(scale * vector), c.at[i].set(scale * image)
 
-    return Space(*jax.lax.fori_loop(0, len(images), one, (jnp.zeros_like(vectors), jnp.zeros_like(images))))
+    u, c = jax.lax.fori_loop(0, len(images), one, (jnp.zeros_like(vectors), jnp.zeros_like(images)))
+    order = jnp.argsort(~jnp.any(c != 0, axis=1))
+    return Space(u[order], c[order])
 
 
 def harmonic_space(space: Space, found: Arnoldi) -> Space:
-    """The harmonic Ritz vectors of least modulus in what the old space and a cycle span together."""
-    u, c = space.vectors, space.images
-    recycle, most = found.overlaps.shape
+    """The harmonic Ritz vectors of least modulus in what the old space and a cycle span together, which are those of the rows of the basis, the last excepted."""
+    u = space.vectors
+    recycle, most = len(u), len(found.weights)
+    number = jnp.arange(most)
     lengths = jnp.linalg.norm(u, axis=1)
-    d = jnp.where(lengths > 0, 1 / jnp.where(lengths > 0, lengths, 1), 0)
-    trial = jnp.concatenate([d[:, None] * u, found.basis[:-1]])
-    test = jnp.concatenate([c, found.basis])
-    g = jnp.block([[jnp.diag(d), found.overlaps], [jnp.zeros((most + 1, recycle), u.dtype), found.hessenberg]])
-    there = jnp.concatenate([d > 0, (jnp.arange(most) < found.steps) & ~found.empty])
-    q, r = jnp.linalg.qr(jnp.where(there, g, 0))
+    old = jnp.arange(recycle) < found.first
+    d = jnp.where(old, 1 / jnp.where(lengths > 0, lengths, 1), 0)
+    there = (number < found.first + found.steps) & ~found.empty
+    g = jnp.where(there, found.hessenberg, 0).at[jnp.arange(recycle), jnp.arange(recycle)].add(d)
+    q, r = jnp.linalg.qr(g)
     r = jnp.where(there[:, None] & there, r, 0) + jnp.diag(jnp.where(there, 0, 1).astype(u.dtype))
-    pencil = jax.scipy.linalg.solve_triangular(r, jnp.where(there[:, None], q.T @ (test @ trial.T), 0))
+    overlaps = jnp.eye(most + 1, most, dtype=u.dtype).at[:, :recycle].set(jnp.where(old, found.basis @ (d[:, None] * u).T, jnp.eye(most + 1, recycle)))
+    pencil = jax.scipy.linalg.solve_triangular(r, jnp.where(there[:, None], q.T @ overlaps, 0))
     values, vectors = jnp.linalg.eig(jnp.where(there, pencil, 0))  # 1 / theta
     order = jnp.argsort(-jnp.abs(values))[:recycle]
     values, vectors = values[order], vectors[:, order].T
@@ -165,5 +176,11 @@ def harmonic_space(space: Space, found: Arnoldi) -> Space:
     cut = (jnp.arange(recycle) == recycle - 1) & (values.imag > 0)
     rows = jnp.where(cut[:, None] | (jnp.abs(values)[:, None] == 0), 0, rows).astype(u.dtype)
     chosen = orthonormalised(rows @ g.T, rows)
-    new = Space(chosen.vectors @ trial, chosen.images @ test)
+    of_basis = jnp.concatenate([_padded(jnp.where(number < found.first, 0, chosen.vectors)), chosen.images]) @ found.basis
+    new = Space(chosen.vectors[:, :recycle] * d @ u + of_basis[:recycle], of_basis[recycle:])
     return jtu.tree_map(lambda new, old: jnp.where((found.steps > 0) & jnp.all(jnp.isfinite(new)), new, old), new, space)
+
+
+def _padded(weights: Array) -> Array:
+    """With nothing of the last row of the basis."""
+    return jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, 1)])

@@ -6,9 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Float
 
-from .gcrodr import GCRODR
+from .gcrodr import GCRODR, Space
 from .sequence import SequenceMethod, answer_of, need_solver, solved_by
 
 __all__ = ["RecycledSequence"]
@@ -18,7 +17,7 @@ class RecycledSequence(SequenceMethod):
     """GCRO-DR whose space is carried from system to system; with a sequence in a sorted order, Sorting Krylov Recycling (Wang et al. 2024).
 
     Sorted so that neighbours are alike, what was slow to converge in one system is so in the next, and the space holds it already. The products that
-    fit the space to each new matrix are counted. A system on which the solver fails empties the space.
+    fit the space to each new matrix are counted; where the matrix is the one before, it is one. A system on which the solver fails empties the space.
 
     **Arguments:** `solver`: a `GCRODR`; `warm`: start each from the solution of the one before.
 
@@ -39,14 +38,15 @@ class RecycledSequence(SequenceMethod):
     def __check_init__(self):
         need_solver(self.solver, GCRODR, "optimand.linear.GCRODR(1e-8)")
 
-    def begin(self, operator: lx.AbstractLinearOperator) -> Float[Array, "recycle n"]:
+    def begin(self, operator: lx.AbstractLinearOperator) -> Space:
         leaves = jtu.tree_leaves(operator.in_structure())
-        return jnp.zeros((self.solver.recycle, operator.in_size()), jnp.result_type(*[leaf.dtype for leaf in leaves]))
+        nothing = jnp.zeros((self.solver.recycle, operator.in_size()), jnp.result_type(*[leaf.dtype for leaf in leaves]))
+        return Space(nothing, nothing)
 
     def solve_next(self, memory, operator, rhs, *, guess=None, parameter=None, key=None):
-        state = self.solver.init(operator, {"space": memory})
+        state = self.solver.init(operator, {"space": memory.vectors, "images": memory.images})
         solution = solved_by(self.solver, operator, rhs, guess, state)
         answer = answer_of(solution)
-        space = solution.stats["space"]
-        usable = answer.successful & jnp.all(jnp.isfinite(space))
-        return answer, jnp.where(usable, space, 0)
+        space = Space(solution.stats["space"], solution.stats["images"])
+        usable = answer.successful & jnp.all(jnp.isfinite(space.vectors)) & jnp.all(jnp.isfinite(space.images))
+        return answer, jtu.tree_map(lambda rows: jnp.where(usable, rows, 0), space)

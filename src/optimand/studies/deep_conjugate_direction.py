@@ -205,6 +205,7 @@ class Method:
 
         self.name, self.solver, self.deflated = name, solver, deflated
         self._solve = eqx.filter_jit(self._answer)
+        self._made: dict[int, tuple[Any, Any, Any]] = {}
 
     def _answer(self, operator, b, rtol, space):
         import lineax as lx
@@ -214,7 +215,12 @@ class Method:
         return lx.linear_solve(operator, b, solver, state=state, throw=False)
 
     def prepared(self, operator: Any) -> tuple[Any, Any]:
-        """The operator in the form that the solver takes, and the space that it is given."""
+        """The operator in the form that the solver takes, and the space that it is given; made once for each operator."""
+        if id(operator) not in self._made:
+            self._made[id(operator)] = (operator, *self._prepared(operator))  # holding the operator, so that no other one has its number
+        return self._made[id(operator)][1:]
+
+    def _prepared(self, operator: Any) -> tuple[Any, Any]:
         if self.name == "IC(0)-CG":
             return operator.to_sparse(), None
         if self.name == "CG multigrid":

@@ -51,7 +51,7 @@ class Settings:
     n_test: int = _setting(1000, "points at which plans are compared", least=2)
     pushed: int = _setting(20_000, "points of which the ends are compared", least=10)
     plan_points: int = _setting(2000, "samples of each end for the discrete plan, also of cells", least=2)
-    sweeps: int = _setting(500, "of Sinkhorn's method at most", least=1)
+    sweeps: int = _setting(3000, "of Sinkhorn's method at most", least=1)
     path_starts: int = _setting(50, "points from which paths are simulated", least=1)
     path_count: int = _setting(500, "paths from each", least=2)
     path_steps: int = _setting(100, "of Euler and Maruyama", least=1)
