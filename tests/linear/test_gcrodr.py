@@ -107,6 +107,31 @@ def test_it_needs_no_more_products_than_the_like_of_scipy():
     assert ours <= 1.1 * theirs
 
 
+@pytest.mark.parametrize("preconditioner", [None, Jacobi()], ids=["plain", "jacobi"])
+def test_where_the_matrix_stays_its_images_do_too(preconditioner):
+    solver, rhs = GCRODR(1e-8, restart=20, recycle=6, preconditioner=preconditioner), jnp.cos(jnp.arange(144.0))
+    first = solve(helmholtz(0.3), jnp.ones(144), solver).stats
+    known = {name: first[name] for name in ("space", "images")}
+    for shift, products in ((0.3, 1), (0.30001, 7)):
+        operator = helmholtz(shift)
+        kept, anew = solver.init(operator, known), solver.init(operator, {"space": first["space"]})
+        assert kept.products == products and anew.products == 6
+        np.testing.assert_allclose(jnp.abs(kept.memory.images), jnp.abs(anew.memory.images), atol=1e-6)
+        answers = [lx.linear_solve(operator, rhs, solver, state=state) for state in (kept, anew)]
+        assert abs(answers[0].stats["num_steps"] - answers[1].stats["num_steps"]) <= 1 and answers[0].stats["residual"] <= 1e-8
+        np.testing.assert_allclose(answers[0].value, answers[1].value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sequence_with_one_matrix_multiplies_its_space_once():
+    system = lambda shift: (lx.DiagonalLinearOperator(jnp.linspace(1.0, 100.0, 60)), jnp.cos(shift * jnp.arange(60.0)))
+    method = om.linear.RecycledSequence(GCRODR(1e-6, restart=12, recycle=4))
+    sequence = om.linear.LinearSequence(system, jnp.array([0.1, 0.2, 0.3, 0.4]))
+    kept = om.solve(sequence, method).state
+    changing = om.linear.LinearSequence(lambda shift: (lx.DiagonalLinearOperator(jnp.linspace(1.0, 100.0 + shift, 60)), system(shift)[1]), jnp.array([0.1, 0.2, 0.3, 0.4]))
+    made = om.solve(changing, method).state
+    assert jnp.all(kept.products[1:] <= made.products[1:] - 2)  # one instead of four, and an iteration either way
+
+
 @pytest.mark.parametrize("tags", [(), lx.symmetric_tag])
 def test_derivatives_are_those_of_the_dense_solve(tags):
     operator, b = helmholtz(0.3), jnp.sin(jnp.arange(144.0))
@@ -135,6 +160,7 @@ def test_rows_of_a_space_that_depend_on_others_are_left_out():
         (lambda: GCRODR(restart=10, recycle=10), "recycle"),
         (lambda: GCRODR().init(lx.MatrixLinearOperator(jnp.eye(3) + 0j), {}), "real"),
         (lambda: GCRODR(recycle=2).init(lx.MatrixLinearOperator(jnp.eye(3)), {"space": jnp.ones((2, 4))}), "space"),
+        (lambda: GCRODR(recycle=2).init(lx.MatrixLinearOperator(jnp.eye(3)), {"space": jnp.ones((2, 3)), "images": jnp.ones(2)}), "images"),
     ],
 )
 def test_bad_arguments_are_named(make, name):

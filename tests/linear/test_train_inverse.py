@@ -151,6 +151,7 @@ def test_a_grid_that_does_not_divide_is_padded_and_no_point_is_lost(levels, mask
         assert net(larger, mask).shape == (16, 16)
     scaled = net(7 * field)
     np.testing.assert_allclose(scaled, net(field), rtol=1e-4, atol=1e-5)  # the residual's length plays no part
+    np.testing.assert_allclose(net(-field), -net(field), rtol=1e-6)  # nor does its sign
 
 
 def test_a_network_is_the_same_after_a_file(tmp_path):
