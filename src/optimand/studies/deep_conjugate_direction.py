@@ -57,7 +57,7 @@ class Settings:
     deflated: int = _setting(16, "Ritz vectors of DeflatedCG", least=1)
     smoke_steps: int = _setting(60, "steps of the smoke simulation", least=1)
     smoke_every: int = _setting(10, "one system of it in so many steps is solved", least=1)
-    cap: int = _setting(1000, "iterations at most", least=1)
+    cap: int = _setting(3000, "iterations at most", least=1)
     dim: tuple[int, ...] = _setting((2, 3), "dimensions", least=2, most=3)
     n_train_3d: int = _setting(16, "the same in three dimensions", least=4)
     n_test_3d: tuple[int, ...] = _setting((16, 24), "the same in three dimensions", least=4)
