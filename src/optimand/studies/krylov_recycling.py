@@ -241,7 +241,8 @@ def _angle(settings: Settings, family: Any, parameters: Any, order: np.ndarray) 
     memory, angles = method.begin(family.system(parameters[0])[0]), []
     for i in order[: settings.sweep_count]:
         after = one(memory, parameters[i])
-        bases = [np.asarray(space)[np.any(np.asarray(space) != 0, axis=1)].T for space in (memory, after)]
+        rows = [np.asarray(space.vectors) for space in (memory, after)]
+        bases = [vectors[np.any(vectors != 0, axis=1)].T for vectors in rows]
         if all(basis.shape[1] for basis in bases):
             angles.append(np.degrees(scipy.linalg.subspace_angles(*bases).max()))
         memory = after

@@ -72,7 +72,7 @@ class SinkhornNewtonSparse(NewtonIteration):
     tolerance: Any = 1e-9
     warmup: Any = eqx.field(static=True, default=20)
     density: Any = eqx.field(static=True, default=15)
-    inner_tolerance: Any = 1e-6
+    inner_tolerance: Any = 1e-2
     inner_steps: int = eqx.field(static=True, default=500)
     direct: int = eqx.field(static=True, default=256)
 
