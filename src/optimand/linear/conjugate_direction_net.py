@@ -171,8 +171,8 @@ class ConjugateDirectionNet(eqx.Module):
     def pretrained(dim: int = 2) -> "ConjugateDirectionNet":
         """The network that comes with the package, for pressure systems of fluids on grids of 2 or 3 dimensions.
 
-        Trained on empty boxes of two sizes, which `examples/train_conjugate_direction.py` does; it serves boxes with solids and other sizes too: it was tried on up to 64 points along an axis in two
-        dimensions and 24 in three.
+        Trained on empty boxes of one size, 32^2 and 16^3, which `examples/train_conjugate_direction.py` does; it serves boxes with solids and other sizes too: it was tried on up to 128 points along
+        an axis in two dimensions and 32 in three.
         """
         if dim not in (2, 3):
             raise ArgumentError("dim", f"must be 2 or 3, not {dim!r}.")

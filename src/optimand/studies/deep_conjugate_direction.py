@@ -8,7 +8,7 @@ grids. Right-hand sides are white noise, smooth modes, a dipole, and those of th
 - `DeflatedCG`: without the lowest `deflated` Ritz vectors of the matrix at hand, which are found before and not counted.
 - `DCDM q=...`: the network's directions, made conjugate to the last q.
 - `FCG network`: flexible conjugate gradients with the network as a preconditioner; q=1 without the safeguard.
-- `DCDM pretrained`: with the network of the package, which has one more level and was trained on empty boxes of two sizes.
+- `DCDM pretrained`: with the network of the package, which has one more level and was trained for longer.
 - `CG multigrid`: conjugate gradients with a geometric V-cycle, which knows the stencil: what to use on a CPU.
 
 In three dimensions, where a network takes ten times as long, only the most directions are kept, and with the safeguard. On the grid `n_far` the network of the run does not see from one side of the domain to the other, which the table says; the fallback and the line search leave it convergent, but
@@ -61,7 +61,7 @@ class Settings:
     dim: tuple[int, ...] = _setting((2, 3), "dimensions", least=2, most=3)
     n_train_3d: int = _setting(16, "the same in three dimensions", least=4)
     n_test_3d: tuple[int, ...] = _setting((16, 24), "the same in three dimensions", least=4)
-    steps_3d: int = _setting(150, "the same in three dimensions", least=1)
+    steps_3d: int = _setting(400, "the same in three dimensions", least=1)
 
     def __post_init__(self):
         for name in ("n_test", "q", "rtol", "dim", "n_test_3d", "scenes"):
