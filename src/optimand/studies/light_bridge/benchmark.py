@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optimand.report import figures
 from optimand.transport import EntropicBridge, MixtureBenchmark, bw_uvp, cbw_uvp, gaussian_plan
@@ -51,11 +52,20 @@ def run(settings: Settings, key: Any, out: Run) -> Findings:
             metrics |= {f"{case}: {name}": value for name, value in measured.items()}
             metrics |= {f"{case}: {name}: cBW2-UVP": value for name, value in rivals.items()}
             rows.append([d, epsilon, *measured.values(), *rivals.values()])
-            curves[case] = (found.history["step"], found.history["value"] - found.history["value"].min())
+            curves[case] = _descent(found.history["value"])
     columns = ["d", "epsilon", *measured, *[f"cBW2-UVP: {name}" for name in RIVALS]]
     note = f"{settings.components} components, {settings.samples} samples of each end; the discrete plan is that of {settings.plan_points}. UVP in percent."
-    drawn = figures.curves(curves, ylabel="loss of a batch above the least", title="The fits of the benchmark")
+    drawn = figures.curves(curves, xlabel="step", ylabel="part of the loss that is left", log="x", title="The fits of the benchmark, means over 50 steps")
     return Findings(metrics, [Table("Plans that are known", columns, rows, note)], {"Losses of the fits": drawn})
+
+
+def _descent(losses: Any, width: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the running mean of the losses of batches, from 1 at the first to 0 over the last tenth."""
+    losses = np.asarray(losses, float)
+    width = min(width, len(losses))
+    means = np.convolve(losses, np.ones(width) / width, mode="valid")
+    end = losses[-max(1, len(losses) // 10) :].mean()
+    return np.arange(len(means)) + width, (means - end) / (means[0] - end)
 
 
 def _gap(settings: Settings, bridge: Any, truth: Any, test: Any, variance: Any, key: Any) -> float:
