@@ -11,8 +11,9 @@ grids. Right-hand sides are white noise, smooth modes, a dipole, and those of th
 - `DCDM pretrained`: with the network of the package, which has one more level and was trained for longer.
 - `CG multigrid`: conjugate gradients with a geometric V-cycle, which knows the stencil: what to use on a CPU.
 
-In three dimensions, where a network takes ten times as long, only the most directions are kept, and with the safeguard. On the grid `n_far` the network of the run does not see from one side of the domain to the other, which the table says; the fallback and the line search leave it convergent, but
-slow. An iteration with a network costs as much as many products, so seconds stand beside iterations: on a CPU fewer iterations are not less time. All residuals are true ones.
+In three dimensions, where a network takes ten times as long, only the most directions are kept, and with the safeguard. On the grid `n_far` the network of the run does not see from one side
+of the domain to the other, which the table says; whatever it proposes there, the fallback and the line search leave the method convergent. An iteration with a network costs as much as many
+products, so seconds stand beside iterations: on a CPU fewer iterations are not less time. All residuals are true ones.
 """
 
 import dataclasses
