@@ -66,23 +66,22 @@ class _Lines(eqx.Module):
         return out
 
 
-_SHORT, _SOME = 9, 2**10  # entries of a row in the stencils of two dimensions, and lines, from which on a sum of so few is worth its compilation
-_FEW, _MANY = 2**14, 2**16  # entries, and lines, between which a sum of more is a loop over its terms
+_FEW, _MANY = 2**14, 2**16  # entries, and lines, between which a sum is a loop over its terms
 
 
 def gathered_sum(values: Inexact[Array, "width lines"], across: Int[Array, "width lines"], vector: Inexact[Array, " n"]) -> Inexact[Array, " lines"]:
     """The sum over k of `values[k] * vector[across[k]]`.
 
-    Of few terms and some lines, or many lines, term by term, which XLA makes one loop over the lines of, three to ten times as fast as a sum along an axis, but takes longer to compile.
+    Of many lines term by term, which XLA makes one loop over the lines of, ten times as fast as a sum along an axis, but takes longer to compile.
     """
 
     def term(values, across):
         return values * vector.at[across].get(mode="promise_in_bounds")
 
-    if values.shape[1] >= (_SOME if 0 < len(values) <= _SHORT else _MANY) and len(values) <= 32:
-        return functools.reduce(operator.add, (term(values[k], across[k]) for k in range(len(values))))
     if values.size <= _FEW:
         return jnp.sum(term(values, across), axis=0)
+    if len(values) <= 32 and values.shape[1] >= _MANY:
+        return functools.reduce(operator.add, (term(values[k], across[k]) for k in range(len(values))))
     add = lambda total, one: (total + term(*one), None)
     return jax.lax.scan(add, jnp.zeros(values.shape[1:], jnp.result_type(values, vector)), (values, across))[0]
 
