@@ -8,7 +8,8 @@ r"""Sinkhorn-Newton-Sparse: Newton's method on the dual of entropic transport, w
 For small epsilon the plan is nearly that of the linear program, which has at most n + m - 1 entries: what is left out is
 exponentially small in 1 / epsilon (Tang et al. 2024, theorem 1).
 
-Where this departs from the paper: one of the two potentials is eliminated from the linear system, which halves the steps that it takes;
+Where this departs from the paper: one of the two potentials is eliminated from the linear system, which halves the steps that it takes; the system is solved as
+accurately as the error asks for, which costs no Newton steps;
 conjugate gradients that end at their limit give a direction of ascent all the same, and it is used if D rises as much as by a sweep; a step moves
 no potential by more than a hundred epsilon; after K has been doubled twice, all entries are kept.
 
