@@ -221,6 +221,7 @@ def test_the_steps_hardly_grow_as_the_grid_is_refined():
     assert steps(cube(16), SmoothedAggregation(coarsest=100)) <= 14
 
 
+@pytest.mark.thorough
 def test_the_steps_hardly_grow_as_an_unstructured_mesh_is_refined():
     counts = [steps(membrane(count), SmoothedAggregation(coarsest=100)) for count in (500, 4000, 16000)]
     assert counts[-1] <= 20 and counts[-1] <= counts[0] + 8, counts
@@ -232,6 +233,7 @@ def test_strong_couplings_serve_anisotropic_equations():
     assert following <= 16 and following < 0.5 * without, (following, without)
 
 
+@pytest.mark.thorough
 def test_it_serves_coefficients_that_jump():
     counts = [steps(jumping(64, factor), SmoothedAggregation(0.02, coarsest=100)) for factor in (1.0, 1e4, 1e6)]
     assert max(counts) <= 40, counts

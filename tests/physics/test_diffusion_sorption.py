@@ -76,6 +76,7 @@ def test_derivatives_with_respect_to_parameters_and_initial_value():
     np.testing.assert_allclose(forward, gradient[0], rtol=1e-9)
 
 
+@pytest.mark.thorough
 def test_second_derivatives_with_respect_to_parameters():
     soil = DiffusionSorption(cells=8, early_substeps=2, first_substeps=8)
 

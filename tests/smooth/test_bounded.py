@@ -102,6 +102,7 @@ def test_nan_in_the_domain_is_stepped_back_from():
         np.testing.assert_allclose(solution.value.primal, [0.5, 1.0, 1.0], atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_cauchy_point_is_a_minimiser_of_the_model_on_the_projected_path_and_then_the_face_is_minimised():
     solution = om.solve(om.Minimize(quadratic), LBFGSB(memory=4), jnp.zeros(12), budget=om.Budget(steps=9))
     state = solution.state

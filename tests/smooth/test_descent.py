@@ -139,7 +139,7 @@ def test_quasi_newton_goes_further_and_further_where_nothing_curves_up(falls, me
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("method", [BFGS, LBFGS])
+@pytest.mark.parametrize("method", [pytest.param(BFGS, marks=pytest.mark.thorough), LBFGS])
 def test_unrolled_from_a_stationary_start_the_derivative_is_finite(method, dtype):
     start = jnp.ones(2, dtype)
     find = lambda t: jnp.sum(om.solve(om.Minimize(lambda x, t: jnp.sum((x - t) ** 2), t), method(tolerance=0.0), start,

@@ -131,6 +131,7 @@ def test_crossed_bounds_and_bad_numbers_are_refused_by_name():
             InteriorPoint(**{name: wrong})
 
 
+@pytest.mark.thorough
 def test_a_batch_of_programs_is_solved_as_each_alone_and_differentiated():
     """Random small nonconvex programs under vmap; gradients of their solutions against central differences.
 

@@ -160,6 +160,7 @@ def test_a_quadratic_program_that_is_not_convex_gets_a_local_solution():
     assert saddle.kkt_residual(solution.value).largest < 1e-5 and abs(solution.value.primal[1]) == 2
 
 
+@pytest.mark.thorough
 def test_a_batch_is_solved_and_differentiated_member_by_member():
     """min |x - t|^2 + x_0^4 on the unit disc and above a line, in t: derivatives against differences."""
     problem = lambda t: om.Constrained(

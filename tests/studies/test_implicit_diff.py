@@ -9,6 +9,7 @@ from optimand.studies import implicit_diff
 from optimand.studies.base import Run
 
 
+@pytest.mark.thorough
 def test_a_short_run_measures_what_its_claims_are_made_of(tmp_path):
     pytest.importorskip("sklearn")
     settings = implicit_diff.Settings(**{**implicit_diff.QUICK, "parts": "AD"})

@@ -9,6 +9,8 @@ from optimand.core.errors import ArgumentError
 from optimand.studies import find, run_study
 from optimand.studies.runner import load
 
+pytestmark = pytest.mark.xdist_group("runner")  # who share what is run
+
 QUADRATICS = Path(__file__).with_name("quadratics.py")
 
 
