@@ -228,8 +228,8 @@ def main() -> None:
                     if options.errors is None or target in options.errors:
                         rows = [row for row in rows if (row["points"], row["eta"], row["error asked for"]) != (n, eta, target)]
                         rows += compare(n, eta, target, options.cap, left_out, given_up)
-            rows.sort(key=lambda row: (row["points"], row["eta"], -row["error asked for"]))
-            record.write("transport_vs_peers", "Entropic transport, beside OTT-JAX and POT", rows, judged(rows))
+                        rows.sort(key=lambda row: (row["points"], row["eta"], -row["error asked for"]))
+                        record.write("transport_vs_peers", "Entropic transport, beside OTT-JAX and POT", rows, judged(rows))
 
 
 if __name__ == "__main__":
