@@ -97,13 +97,27 @@ def test_sweeps_by_products_are_those_in_logarithms(settings):
     assert jnp.all(jnp.isfinite(products.state.kernel.centre.f)) and logs.state.kernel is None
 
 
-def test_the_kernel_is_made_when_it_is_needed_and_then_kept():
+def test_the_kernel_is_that_of_the_guess_if_it_can_be_else_it_is_made_when_it_is_needed_and_then_kept():
     problem = assignment(n=30, eta=400.0)
-    states = [om.solve(problem, Sinkhorn(0.0), budget=om.Budget(steps=steps)).state for steps in (1, 2, 40)]
-    assert not jnp.any(jnp.isfinite(states[0].kernel.centre.f))  # no sweep before the first says what to take up
-    first = om.solve(problem, Sinkhorn(0.0), budget=om.Budget(steps=1)).state
-    np.testing.assert_array_equal(states[1].kernel.centre.f, first.x.f)
-    np.testing.assert_array_equal(states[2].kernel.centre.f, first.x.f)
+    after = lambda problem, steps: om.solve(problem, Sinkhorn(0.0), budget=om.Budget(steps=steps)).state
+    for steps in (1, 40):
+        np.testing.assert_array_equal(after(problem, steps).kernel.centre.f, 0.0)
+    dear = Coupling(problem.cost.matrix() + 1.0, epsilon=problem.epsilon)  # where the plan at zero has no mass
+    first = after(dear, 1)
+    assert not jnp.any(jnp.isfinite(first.kernel.centre.f))
+    for steps in (2, 40):
+        np.testing.assert_array_equal(after(dear, steps).kernel.centre.f, first.x.f)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, -3.0])
+def test_what_a_solve_begins_with_is_the_same_by_products_and_in_logarithms(shift):
+    problem = assignment(n=30, eta=400.0)
+    problem = Coupling(problem.cost.matrix() + shift, epsilon=problem.epsilon)
+    guess = problem.start((0.01 * jnp.sin(jnp.arange(30.0)), 0.01 * jnp.cos(jnp.arange(30.0))))
+    begun = SinkhornNewtonSparse().init(problem, guess, key=None)
+    np.testing.assert_allclose(begun.soft_rows, problem.soft_rows(guess.g), rtol=1e-12)
+    np.testing.assert_allclose(begun.soft_columns, problem.soft_columns(guess.f), rtol=1e-12)
+    assert jnp.all(jnp.isfinite(begun.kernel.centre.f)) == (shift == 0.0)
 
 
 def test_the_derivative_of_sweeps_by_products_is_that_in_logarithms():

@@ -110,12 +110,13 @@ class NewtonIteration(Method):
         need_precision(problem, self.tolerance)
 
     def init(self, problem: Coupling, guess: Potentials, *, key: Array | None) -> NewtonState:
-        soft_rows, soft_columns = problem.soft_rows(guess.g), problem.soft_columns(guess.f)
+        kernel = StabilisedKernel.at(problem, guess) if self.forms_plan(problem) else None
+        soft_rows_of, soft_columns_of = _soft_minima(problem, kernel)
+        soft_rows, soft_columns = soft_rows_of(guess.g), soft_columns_of(guess.f)
         value, error = _measures(problem, guess, soft_rows, soft_columns)
         zero, counters = jnp.int32(0), Counters.zero().add(values=1, gradients=1)
         never = jnp.full((3,), jnp.inf, error.dtype)
         sweeps = jnp.int32(MOST_SWEEPS if self.warmup == "auto" else self.warmup)
-        kernel = StabilisedKernel.none(problem) if self.forms_plan(problem) else None
         return NewtonState(
             guess, soft_rows, soft_columns, value, error, never, zero, sweeps, jnp.array(True), zero, zero, zero, kernel, counters
         )  # fmt: skip

@@ -90,12 +90,14 @@ class Sinkhorn(Method):
         epsilon = problem.epsilon
         if self.first_epsilon is not None:
             epsilon = jnp.maximum(epsilon, jnp.asarray(self.first_epsilon, epsilon.dtype))
-        soft_rows = problem.soft_rows(guess.g, epsilon)
+        kernel, soft_rows_of = None, problem.soft_rows
+        if self.domain == "scaling" or (self.domain is None and isinstance(problem.cost, CostMatrix)):
+            kernel = StabilisedKernel.at(problem, guess) if self.first_epsilon is None else StabilisedKernel.none(problem)
+            soft_rows_of = functools.partial(kernel.soft_rows, problem)
+        soft_rows = soft_rows_of(guess.g, epsilon)
         value = -problem.dual_from(guess, guess.f / epsilon + soft_rows)
         never = jnp.full((), jnp.inf, value.dtype)
         no = jnp.array(False)
-        scaling = self.domain == "scaling" or (self.domain is None and isinstance(problem.cost, CostMatrix))
-        kernel = StabilisedKernel.none(problem) if scaling else None
         return SinkhornState(guess, soft_rows, epsilon, value, never, no, no, no, kernel, Counters.zero().add(values=1))
 
     def step(self, problem: Coupling, state: SinkhornState, *, key: Array | None) -> SinkhornState:

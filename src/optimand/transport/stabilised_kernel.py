@@ -33,6 +33,15 @@ class StabilisedKernel(eqx.Module):
         nowhere = Potentials(jnp.full_like(problem.a, jnp.inf), jnp.full_like(problem.b, jnp.inf))
         return StabilisedKernel(jnp.zeros(problem.cost.shape, problem.a.dtype), nowhere)
 
+    @staticmethod
+    def at(problem: Coupling, x: Potentials) -> "StabilisedKernel":
+        """That of x, if its marginals say that it can be used: they are sums of the plan, so that no pass in logarithms comes first."""
+        arrays, static = eqx.partition((problem, x), eqx.is_array)
+        problem, x = eqx.combine(jax.lax.stop_gradient(arrays), static)
+        plan = problem.plan(x)
+        ready = is_moderate(jnp.log(jnp.sum(plan, 1) / problem.a)) & is_moderate(jnp.log(jnp.sum(plan, 0) / problem.b))
+        return StabilisedKernel(plan, Potentials(jnp.where(ready, x.f, jnp.inf), jnp.where(ready, x.g, jnp.inf)))
+
     def soft_rows(self, problem: Coupling, g: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         """`problem.soft_rows(g, epsilon)`, where epsilon is the problem's own if there is a plan."""
         return _soft_rows(problem, g, epsilon, jax.lax.stop_gradient(self))
