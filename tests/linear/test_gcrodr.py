@@ -166,3 +166,25 @@ def test_rows_of_a_space_that_depend_on_others_are_left_out():
 def test_bad_arguments_are_named(make, name):
     with pytest.raises(om.errors.ArgumentError, match=name):
         make()
+
+
+def test_the_space_of_a_matrix_tagged_as_symmetric_is_that_without_the_tag():
+    plain, b = helmholtz(0.3), jnp.sin(jnp.arange(144.0))
+    tagged = SparseOperator(plain.data, plain.pattern, lx.symmetric_tag)
+    for most in (20, 33, 50):
+        solver = GCRODR(1e-13, restart=20, recycle=6, max_steps=most)
+        ours, theirs = (solve(operator, b, solver, throw=False).stats for operator in (tagged, plain))
+        assert ours["num_steps"] == theirs["num_steps"]
+        np.testing.assert_allclose(ours["residual"], theirs["residual"], rtol=1e-6)
+        angles = jnp.linalg.svd(ours["images"] @ theirs["images"].T, compute_uv=False)
+        np.testing.assert_allclose(angles, 1.0, atol=1e-6)
+
+
+def test_answers_do_not_depend_on_a_wrong_tag_of_symmetry():
+    windy, b = helmholtz(0.3, wind=0.3), jnp.ones(144)
+    tagged = SparseOperator(windy.data, windy.pattern)
+    object.__setattr__(tagged, "tags", frozenset([lx.symmetric_tag]))  # which is refused where the entries are known
+    answer = solve(tagged, b, GCRODR(1e-10, restart=20, recycle=6))
+    np.testing.assert_allclose(windy.mv(answer.value), b, atol=1e-8)
+    u, c = answer.stats["space"], answer.stats["images"]
+    np.testing.assert_allclose(jax.vmap(windy.mv)(u), c, atol=1e-8)

@@ -20,7 +20,7 @@ from optimand.transport import (
 )
 from optimand.transport.newton_iteration import cholesky, conjugate_gradients, newton_system
 from optimand.transport.rounding import largest
-from optimand.transport.sinkhorn_newton_sparse import _products
+from optimand.transport.thinned_plan import ThinnedPlan
 
 
 @pytest.fixture(autouse=True)
@@ -210,14 +210,14 @@ def test_the_largest_entries_and_products_with_them():
         wanted = np.asarray(plan) >= np.sort(np.ravel(plan))[-count]
         np.testing.assert_array_equal(chosen, wanted)
         kept = np.where(wanted, plan, 0)
-        times, times_transposed = _products(plan, count)
-        np.testing.assert_allclose(times(jnp.arange(11.0)), kept @ np.arange(11.0), rtol=1e-12)
-        np.testing.assert_allclose(times_transposed(jnp.arange(8.0)), kept.T @ np.arange(8.0), rtol=1e-12)
+        thinned = ThinnedPlan.of(plan, count)
+        np.testing.assert_allclose(thinned.times(jnp.arange(11.0)), kept @ np.arange(11.0), rtol=1e-12)
+        np.testing.assert_allclose(thinned.times_transposed(jnp.arange(8.0)), kept.T @ np.arange(8.0), rtol=1e-12)
     assert sparsify_coupling(jnp.ones((4, 5)), 1.4).nse == 7
     few = largest(plan, 40, slack=0.2)
     assert 32 <= jnp.sum(few) <= 40 and jnp.min(plan[few]) > jnp.max(plan[~few])
     assert int(jnp.sum(largest(jnp.eye(4), 7))) == 4  # there is nothing else
-    np.testing.assert_array_equal(_products(jnp.eye(4), 7)[0](jnp.arange(4.0)), jnp.arange(4.0))
+    np.testing.assert_array_equal(ThinnedPlan.of(jnp.eye(4), 7).times(jnp.arange(4.0)), jnp.arange(4.0))
 
 
 def test_a_sparse_coupling_keeps_the_largest():

@@ -8,7 +8,9 @@ import pytest
 import optimand as om
 from optimand.core.krylov import conjugate_gradients
 from optimand.transport import Coupling, PointCloud, Potentials, SinkhornNewton
+from optimand.transport.rounding import largest
 from optimand.transport.thinned_hessian import thinned_inverse
+from optimand.transport.thinned_plan import ThinnedPlan
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +80,21 @@ def test_derivatives_are_those_without_it_and_those_of_differences():
 def test_a_cost_without_a_matrix_has_none():
     problem = Coupling(PointCloud(np.ones((3, 2)), dense_below=0), epsilon=1.0)
     assert problem.preconditioner(problem.start(None)) is None
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30)])
+@pytest.mark.parametrize("slack", [0.0, 0.2])
+def test_products_with_the_largest_entries_are_those_of_the_masked_plan(shape, slack):
+    plan = jax.random.uniform(jax.random.key(0), shape) ** 4
+    kept = ThinnedPlan.of(plan, 200, slack)
+    thin = jnp.where(largest(plan, 200, slack), plan, 0)
+    u, v = (jax.random.normal(jax.random.key(k + 1), (shape[k],)) for k in range(2))
+    np.testing.assert_allclose(kept.times(v), thin @ v, rtol=1e-12)
+    np.testing.assert_allclose(kept.times_transposed(u), u @ thin, rtol=1e-12)
+
+
+def test_the_last_entry_of_a_plan_is_kept_beside_places_that_hold_none():
+    plan = jnp.zeros((4, 5)).at[3, 4].set(1.0).at[0, 1].set(0.5)
+    kept = ThinnedPlan.of(plan, 6)
+    np.testing.assert_allclose(kept.times(jnp.arange(5.0)), plan @ jnp.arange(5.0))
+    np.testing.assert_allclose(kept.times_transposed(jnp.arange(4.0)), jnp.arange(4.0) @ plan)

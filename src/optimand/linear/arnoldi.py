@@ -70,7 +70,7 @@ def arnoldi(
         images=jnp.zeros((most if keep_images else 0, size), dtype),
         hessenberg=jnp.zeros((most + 1, most), dtype),
         triangle=jnp.eye(most, dtype=dtype),  # R; one where no step has been
-        rotations=jnp.zeros((most, 2), dtype),
+        rotations=jnp.eye(most + 1, dtype=dtype),  # all of them, as one matrix
         target=jnp.zeros((most + 1,), dtype).at[first].set(left),
         step=first,
         missing=left,
@@ -103,19 +103,16 @@ def arnoldi(
         basis = at.basis.at[step + 1].set(jnp.where(exhausted, 0, new / jnp.where(exhausted, 1, length)))
         hessenberg = at.hessenberg.at[:, step].set(column.at[step + 1].set(length))
 
-        def rotate(i, column):
-            c, s = at.rotations[i]
-            a, b = column[i], column[i + 1]
-            return column.at[i].set(c * a + s * b).at[i + 1].set(-jnp.conj(s) * a + c * b)
-
-        column = jax.lax.fori_loop(first, step, rotate, column)
+        column = at.rotations @ column
         c, s, top = _rotation(column[step], length.astype(dtype))
+        above, under = at.rotations[step], at.rotations[step + 1]
+        rotations = at.rotations.at[step].set(c * above + s * under).at[step + 1].set(-jnp.conj(s) * above + c * under)
         below = -jnp.conj(s) * at.target[step]
         number = jnp.arange(most)
         return _Growing(
             basis, images, hessenberg,
             at.triangle.at[:, step].set(jnp.where((number >= first) & (number < step), column[:most], 0).at[step].set(top)),
-            at.rotations.at[step].set(jnp.stack([c, s])),
+            rotations,
             at.target.at[step].set(c * at.target[step]).at[step + 1].set(below),
             step + 1, jnp.abs(below), exhausted,
         )  # fmt: skip

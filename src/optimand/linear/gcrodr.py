@@ -7,7 +7,8 @@ $$B \hat V^\top = W^\top G, \qquad \hat V = \begin{bmatrix} D U \\ V_s \end{bmat
   G = \begin{bmatrix} D & E \\ 0 & \bar H \end{bmatrix},$$
 
 the move \(\hat V^\top z\) minimises \(\lVert W r - G z \rVert\), and the next U spans harmonic Ritz vectors \(\hat V^\top p\), for the k values of least
-modulus of \(G^\top G p = \theta\, G^\top W \hat V^\top p\) (Parks, de Sturler, Mackey, Johnson and Maiti 2006, section 2 and appendix). For another matrix
+modulus of \(G^\top G p = \theta\, G^\top W \hat V^\top p\) (Parks, de Sturler, Mackey, Johnson and Maiti 2006, section 2 and appendix). With G = Q R they are
+\(R^{-1} y\) for \(Q^\top W \hat V^\top R^{-1} y = y / \theta\), a matrix that is as symmetric as B, and their images are \(W^\top Q y\). For another matrix
 C is made anew from the new B and the old U: k products, without which its answers would be wrong. Whether it is another one is asked of one product, with a random
 sum of the rows of U.
 """
@@ -120,7 +121,7 @@ class GCRODR(KrylovSolver):
         found = arnoldi(system.matvec, precondition, outside, jnp.linalg.norm(outside), system.limit, steps, most, space=c)
         inside = inside - found.hessenberg[: self.recycle] @ found.weights
         move = jnp.where(jnp.arange(self.recycle) < found.first, inside, 0) @ u + _padded(found.weights) @ found.basis
-        memory = harmonic_space(memory, found) if self.recycle else memory
+        memory = harmonic_space(memory, found, system.symmetric) if self.recycle else memory
         return Piece(precondition(move), found.steps, found.steps, jnp.array(False), memory)
 
     def report(self, memory: Space) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def orthonormalised(images: Array, vectors: Array) -> Space:
     return Space(u[order], c[order])
 
 
-def harmonic_space(space: Space, found: Arnoldi) -> Space:
+def harmonic_space(space: Space, found: Arnoldi, symmetric: bool = False) -> Space:
     """The harmonic Ritz vectors of least modulus in what the old space and a cycle span together, which are those of the rows of the basis, the last excepted."""
     u = space.vectors
     recycle, most = len(u), len(found.weights)
@@ -167,18 +168,31 @@ def harmonic_space(space: Space, found: Arnoldi) -> Space:
     q, r = jnp.linalg.qr(g)
     r = jnp.where(there[:, None] & there, r, 0) + jnp.diag(jnp.where(there, 0, 1).astype(u.dtype))
     overlaps = jnp.eye(most + 1, most, dtype=u.dtype).at[:, :recycle].set(jnp.where(old, found.basis @ (d[:, None] * u).T, jnp.eye(most + 1, recycle)))
-    pencil = jax.scipy.linalg.solve_triangular(r, jnp.where(there[:, None], q.T @ overlaps, 0))
-    values, vectors = jnp.linalg.eig(jnp.where(there, pencil, 0))  # 1 / theta
-    order = jnp.argsort(-jnp.abs(values))[:recycle]
-    values, vectors = values[order], vectors[:, order].T
-    # A real basis: of a pair, which stands in a row, the real part and then the imaginary one; a pair that is cut is left out.
-    rows = jnp.where(values.imag[:, None] < 0, vectors.imag, vectors.real)
-    cut = (jnp.arange(recycle) == recycle - 1) & (values.imag > 0)
-    rows = jnp.where(cut[:, None] | (jnp.abs(values)[:, None] == 0), 0, rows).astype(u.dtype)
-    chosen = orthonormalised(rows @ g.T, rows)
-    of_basis = jnp.concatenate([_padded(jnp.where(number < found.first, 0, chosen.vectors)), chosen.images]) @ found.basis
-    new = Space(chosen.vectors[:, :recycle] * d @ u + of_basis[:recycle], of_basis[recycle:])
+    pencil = jax.scipy.linalg.solve_triangular(r, jnp.where(there, q.T @ overlaps, 0).T, trans="T").T
+    ritz = _symmetric_ritz if symmetric else _ritz
+    y = jnp.where(there, ritz(jnp.where(there[:, None] & there, pencil, 0), recycle), 0)
+    chosen = orthonormalised(y, y).images
+    vectors = jax.scipy.linalg.solve_triangular(r, chosen.T).T
+    of_basis = jnp.concatenate([_padded(jnp.where(number < found.first, 0, vectors)), chosen @ q.T]) @ found.basis
+    new = Space(vectors[:, :recycle] * d @ u + of_basis[:recycle], of_basis[recycle:])
     return jtu.tree_map(lambda new, old: jnp.where((found.steps > 0) & jnp.all(jnp.isfinite(new)), new, old), new, space)
+
+
+def _symmetric_ritz(pencil: Array, count: int) -> Array:
+    """As rows the eigenvectors of the eigenvalues of largest modulus, 1 / theta, of a matrix that is symmetric but for rounding."""
+    values, vectors = jnp.linalg.eigh((pencil + pencil.T) / 2, symmetrize_input=False)
+    order = jnp.argsort(-jnp.abs(values))[:count]
+    return vectors[:, order].T
+
+
+def _ritz(pencil: Array, count: int) -> Array:
+    """The same for any matrix, of a pair the real part and the imaginary one; zeros at the end where a pair would be cut, and for values that are zero."""
+    values, vectors = jnp.linalg.eig(pencil)
+    order = jnp.argsort(-jnp.abs(values))[:count]
+    values, vectors = values[order], vectors[:, order].T
+    rows = jnp.where(values.imag[:, None] < 0, vectors.imag, vectors.real)  # of a pair, which stands in a row
+    cut = (jnp.arange(count) == count - 1) & (values.imag > 0)
+    return jnp.where(cut[:, None] | (jnp.abs(values)[:, None] == 0), 0, rows).astype(pencil.dtype)
 
 
 def _padded(weights: Array) -> Array:

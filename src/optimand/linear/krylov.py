@@ -35,12 +35,13 @@ class KrylovState(NamedTuple):
 
 
 class System(NamedTuple):
-    """What iterations see of a system: flat vectors, and the norm of the residual at which they may stop."""
+    """What iterations see of a system: flat vectors, the norm of the residual at which they may stop, and whether A M is tagged as symmetric."""
 
     matvec: Any
     precondition: Any
     limit: Float[Array, ""]
     sign: int
+    symmetric: bool = False
 
 
 class Piece(NamedTuple):
@@ -127,7 +128,8 @@ class KrylovSolver(lx.AbstractLinearSolver[KrylovState]):
         matvec = apply(state.operator)
         precondition = None if state.preconditioner is None else apply(state.preconditioner)
         size = jnp.linalg.norm(b)
-        system = System(matvec, precondition, jnp.maximum(self.rtol * size, self.atol), state.sign.value)
+        symmetric = precondition is None and lx.is_symmetric(state.operator)
+        system = System(matvec, precondition, jnp.maximum(self.rtol * size, self.atol), state.sign.value, symmetric)
         most = jnp.int32(10 * b.size if self.max_steps is None else self.max_steps)
 
         def going(at: _Progress):

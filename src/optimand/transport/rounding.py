@@ -51,7 +51,7 @@ def largest(plan: Float[Array, "n m"], count: int, slack: float = 0.0) -> Bool[A
     return plan >= jnp.exp(low)
 
 
-BLOCK = 64  # entries
+BLOCK = 16  # entries
 
 
 def positions(chosen: Bool[Array, "n m"], count: int) -> tuple[Int[Array, " count"], Bool[Array, " count"]]:

@@ -25,13 +25,13 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import BCSR, bcsr_dot_general
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ..core.arguments import need_count, need_positive
 from .newton_iteration import Direction, NewtonIteration, cholesky, conjugate_gradients, newton_system, ridge_of
 from .problem import Coupling, Potentials
-from .rounding import largest, positions
+from .rounding import largest
+from .thinned_plan import ThinnedPlan
 
 __all__ = ["SinkhornNewtonSparse"]
 
@@ -115,25 +115,8 @@ class SinkhornNewtonSparse(NewtonIteration):
                 return of(times, times_transposed, lack)
             return newton_system(times, times_transposed, rows, columns, lack, cholesky(plan, rows, columns))
 
-        thinned = [lambda lack, count=count: of(*_products(plan, count, SLACK), lack) for count in self.counts(problem)]
-        return jax.lax.switch(level, [*thinned, whole], lack)
+        def thinned(lack, count):
+            kept = ThinnedPlan.of(plan, count, SLACK)
+            return of(kept.times, kept.times_transposed, lack)
 
-
-def _products(plan: Float[Array, "n m"], count: int, slack: float = 0.0):
-    """Products with the `count` largest entries of a plan, and with the transpose: each in the order that it reads."""
-    n, m = plan.shape
-    place, there = positions(largest(plan, count, slack), count)
-    entries, rows, columns = jnp.where(there, plan.reshape(-1)[place], 0), place // m, place % m
-    order = jnp.argsort(columns)
-    matrix = _compressed(entries, rows, columns, (n, m))
-    return functools.partial(_times, matrix), functools.partial(_times, _compressed(entries[order], columns[order], rows[order], (m, n)))
-
-
-def _compressed(entries: Array, rows: Array, columns: Array, shape: tuple[int, int]) -> BCSR:
-    """The matrix with these entries, in the order of rows."""
-    ends = jnp.searchsorted(rows, jnp.arange(shape[0] + 1, dtype=rows.dtype)).at[-1].set(rows.size)
-    return BCSR((entries, columns, ends.astype(columns.dtype)), shape=shape)
-
-
-def _times(matrix: BCSR, v: Array) -> Array:
-    return bcsr_dot_general(matrix, v, dimension_numbers=(((1,), (0,)), ((), ())))
+        return jax.lax.switch(level, [*(functools.partial(thinned, count=count) for count in self.counts(problem)), whole], lack)

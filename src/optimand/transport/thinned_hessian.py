@@ -7,6 +7,7 @@ numbers of points, is where the dual of a `Coupling` has no curvature of its own
 cost as much as S has entries: where epsilon is small, and products with the whole plan were hundreds, one to four of them are left.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ..core.krylov import conjugate_gradients
 from .dual_transport import Potentials
-from .rounding import sparsify_coupling
+from .thinned_plan import ThinnedPlan
 
 __all__ = ["thinned_inverse"]
 
@@ -33,13 +34,13 @@ def thinned_inverse(
     density: Any = 15,
 ) -> Callable[[Potentials], Potentials]:
     """The map from b to about M^{-1} b, where S holds the `density` * max(n, m) largest entries; r, c and kappa are `rows`, `columns` and `stiffness`."""
-    kept: Any = jax.lax.stop_gradient(sparsify_coupling(plan, density))
-    rows, columns, epsilon, stiffness = jax.lax.stop_gradient((rows, columns, epsilon, stiffness))
+    plan, rows, columns, epsilon, stiffness = jax.lax.stop_gradient((plan, rows, columns, epsilon, stiffness))
     n, m = plan.shape
+    kept = ThinnedPlan.of(plan, min(plan.size, math.ceil(density * max(n, m))))
 
     def times(x: Potentials) -> Potentials:
         pull = stiffness * (jnp.mean(x.f) - jnp.mean(x.g))
-        return Potentials((rows * x.f + kept @ x.g) / epsilon + pull / n, (columns * x.g + kept.T @ x.f) / epsilon - pull / m)
+        return Potentials((rows * x.f + kept.times(x.g)) / epsilon + pull / n, (columns * x.g + kept.times_transposed(x.f)) / epsilon - pull / m)
 
     def diagonal(x: Potentials) -> Potentials:
         return Potentials(epsilon * x.f / rows, epsilon * x.g / columns)
