@@ -417,3 +417,15 @@ def test_single_precision_refuses_what_it_cannot_do():
             om.solve(Coupling(cost, epsilon=0.1), SinkhornNewton())
         with pytest.raises(om.errors.ArgumentError, match="`epsilon` = 1e-07 is less than float32 resolves"):
             Coupling(cost, epsilon=1e-7)
+
+
+def test_what_is_looked_at_in_a_guess_is_finite_where_sums_are():
+    cost = jnp.array([[1.0, jnp.inf, 2.0], [jnp.inf, jnp.inf, jnp.inf], [3.0, -1e4, 0.5]])
+    matrix = CostMatrix(cost)
+    for axis in (0, 1):
+        for h in (jnp.zeros(3), jnp.array([0.0, jnp.nan, 0.0]), jnp.array([0.0, 1.0, jnp.inf])):
+            sums, terms = (of(h, 1e3, axis) for of in (matrix.logsumexp, matrix.largest_term))
+            assert not jnp.any(jnp.isfinite(terms) & ~jnp.isfinite(sums))
+            assert jnp.all(jnp.isfinite(terms) == jnp.isfinite(sums)) or not jnp.all(jnp.isfinite(h))
+    terms = CostMatrix(jnp.eye(3)).largest_term(jnp.arange(3.0), 2.0, 1)
+    np.testing.assert_allclose(terms, jnp.max(jnp.arange(3.0) - 2 * jnp.eye(3), 1))

@@ -43,6 +43,10 @@ class Cost(eqx.Module):
     def logsumexp(self, h: Float[Array, " summed"], scale: Any, axis: int) -> Float[Array, " left"]:
         """log of the sum over j (`axis=1`, h (m,), result (n,)) or i (`axis=0`, the other way round) of exp(h - scale C)."""
 
+    def largest_term(self, h: Float[Array, " summed"], scale: Any, axis: int) -> Float[Array, " left"]:
+        """Finite where `logsumexp` is, for an h that is: where it is cheaper, the largest h - scale C."""
+        return self.logsumexp(h, scale, axis)
+
     @abc.abstractmethod
     def matrix(self) -> Float[Array, "n m"]:
         """All of C."""
@@ -102,6 +106,10 @@ class CostMatrix(Cost):
             return log_sum_exp(h - scale * self.entries, axis)
         allowed = jnp.isfinite(self.entries)  # 0 * inf would be the derivative with respect to the scale
         return log_sum_exp(jnp.where(allowed, h - scale * jnp.where(allowed, self.entries, 0), -jnp.inf), axis)
+
+    def largest_term(self, h: Float[Array, " summed"], scale: Any, axis: int) -> Float[Array, " left"]:
+        entries = jnp.where(jnp.isfinite(self.entries), self.entries, jnp.inf) if self.forbids else self.entries
+        return scale * jnp.max(jnp.expand_dims(h / scale, 1 - axis) - entries, axis)  # one pass, and no second matrix
 
     def matrix(self) -> Float[Array, "n m"]:
         return self.entries

@@ -66,6 +66,13 @@ class DualTransport(Objective):
     def traced(self, guess: PyTree) -> Any:
         return eqx.tree_at(lambda problem: problem.cost, self, self.cost.traced())
 
+    def at_guess(self, value: Potentials) -> PyTree:
+        """What both sums are finite with: the dual itself may overflow there, and sweeps start from it all the same."""
+        scale = 1 / self.epsilon
+        rows = self.cost.largest_term(value.g * scale + jnp.log(self.b), scale, 1)
+        columns = self.cost.largest_term(value.f * scale + jnp.log(self.a), scale, 0)
+        return value.f * scale + rows, value.g * scale + columns
+
     # What a solution tells.
 
     def plan(self, x: Potentials) -> Float[Array, "n m"]:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 from scipy.sparse.csgraph import maximum_flow
 
 from ..core.errors import ArgumentError
@@ -162,9 +162,6 @@ class Coupling(DualTransport):
             return thinned_inverse(plan, jnp.sum(plan, 1), jnp.sum(plan, 0), self.epsilon, self._stiffness)
 
         return make
-
-    def at_guess(self, value: PyTree) -> PyTree:
-        return self.log_errors(value)  # the dual itself may overflow there, and sweeps start from it all the same
 
     # What a solution tells.
 

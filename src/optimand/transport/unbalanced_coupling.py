@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..core.errors import ArgumentError
 from ..core.tracing import is_tracer
@@ -153,9 +153,6 @@ class UnbalancedCoupling(DualTransport):
         """As in a `Coupling` where both marginals are exact, and D does not change along (1, -1); else zero."""
         rate_a, rate_b = self.rates
         return jnp.where(rate_a + rate_b > 0, 0, jnp.sum(self.a) / self.epsilon)
-
-    def at_guess(self, value: PyTree) -> PyTree:
-        return self.log_errors(value)
 
     # What a solution tells.
 
