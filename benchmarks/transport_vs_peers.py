@@ -151,6 +151,10 @@ def attempt(trial: Trial, target: float, cost: np.ndarray, epsilon: float, cap: 
         seconds, error = time.perf_counter() - begun, error_of(found, cost, epsilon)
         if error <= 1.05 * target or int(iterations) >= sweeps or not np.isfinite(error):
             break
+    for _ in range(3 if seconds < 1 else 0):  # else chance decides between the settings of a library where a solve is short
+        begun = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds = min(seconds, time.perf_counter() - begun)
     return {
         "call": call, "setting": trial.setting, "iterations": int(iterations), "seconds": seconds, "error": error, "reached": error <= 1.05 * target,
         "plan": plan_of(found, cost, epsilon),
