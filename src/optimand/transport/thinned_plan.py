@@ -22,14 +22,12 @@ class ThinnedPlan(NamedTuple):
         """The `count` largest entries, or fewer, by up to the part `slack` (see `largest`)."""
         n, m = plan.shape
         place, there = positions(largest(plan, count, slack), count)
-        turned = jnp.sort(
-            jnp.where(there, place % m * n + place // m, n * m - 1)
-        )  # numbers in the transpose: faster than their order
-        by_row = TracedRows.of(jnp.where(there, plan.reshape(-1)[place], 0), place // m, place % m, n)
+        rows = TracedRows.of(jnp.where(there, plan.reshape(-1)[place], 0), place // m, place % m, n)
+        # Numbers in the transpose, which are sorted sooner than the order of columns would be found.
+        turned = jnp.sort(jnp.where(there, place % m * n + place // m, n * m - 1))
         row, column = turned % n, turned // n
-        return ThinnedPlan(
-            by_row, TracedRows.of(jnp.where(jnp.arange(count) < jnp.sum(there), plan[row, column], 0), column, row, m)
-        )
+        entries = jnp.where(jnp.arange(count) < jnp.sum(there), plan[row, column], 0)
+        return ThinnedPlan(rows, TracedRows.of(entries, column, row, m))
 
     def times(self, v: Float[Array, " m"]) -> Float[Array, " n"]:
         """The product with a vector."""
